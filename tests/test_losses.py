@@ -1,0 +1,183 @@
+"""The losses against an oracle in NumPy, worked numbers, limits, extremes and bad input."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from utils import losses
+
+STUDENT = [[1.0, 2.0, 0.5], [0.2, -0.3, 1.1]]
+TEACHER = [[2.0, 1.0, 0.1], [0.0, 0.5, 2.5]]
+LABELS = [0, 2]
+# T² KL at each T, computed by hand in float64.
+SCALED_KL = {
+    1: 0.2779295755,
+    2: 0.3027420669,
+    4: 0.2999624878,
+    16: 0.2894264921,
+    32: 0.2870191346,
+    64: 0.2857521716,
+    1000: 0.2845293386,
+    10000: 0.2844529535,
+}
+
+
+def f64(values):
+    return tf.constant(values, tf.float64)
+
+
+def softmax(z):
+    e = np.exp(z - z.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+def gradient(function, at):
+    at = tf.convert_to_tensor(at)
+    with tf.GradientTape() as tape:
+        tape.watch(at)
+        value = function(at)
+    return tape.gradient(value, at)
+
+
+@pytest.mark.parametrize(("temperature", "expected"), SCALED_KL.items())
+def test_distillation_loss_matches_the_worked_numbers(temperature, expected):
+    # T² multiplies the rounding of the KL: from T = 10,000 on, float64 keeps seven digits.
+    tolerance = 1e-9 if temperature <= 1000 else 1e-7
+    found = float(losses.distillation_loss(f64(TEACHER), f64(STUDENT), temperature))
+    assert found == pytest.approx(expected, abs=tolerance)
+
+
+def test_float32_agrees_with_the_worked_number():
+    assert float(losses.distillation_loss(TEACHER, STUDENT, 4.0)) == pytest.approx(SCALED_KL[4], abs=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0, 20.0])
+@pytest.mark.parametrize("classes", [2, 10])
+def test_distillation_loss_matches_the_equations_in_numpy(temperature, classes):
+    rng = np.random.default_rng(0)
+    t, s = rng.normal(0, 3, (2, 7, classes))
+    p, q = softmax(t / temperature), softmax(s / temperature)
+    expected = temperature**2 * np.mean(np.sum(p * np.log(p / q), axis=1))
+    assert float(losses.distillation_loss(f64(t), f64(s), temperature)) == pytest.approx(expected, abs=1e-10)
+
+
+def test_two_classes_match_the_binary_kl():
+    assert float(losses.distillation_loss(f64([[2, 0.1]]), f64([[0.3, 0.9]]), 4)) == pytest.approx(0.7635524039, abs=1e-9)
+
+
+def test_the_divergence_is_of_the_teacher_from_the_student_and_not_the_reverse():
+    reverse = float(losses.distillation_loss(f64(STUDENT), f64(TEACHER), 4.0))
+    assert reverse == pytest.approx(0.2984935288, abs=1e-9)
+    assert abs(reverse - SCALED_KL[4]) > 1e-3
+
+
+def test_gradient_matches_the_worked_numbers_and_sums_to_zero_in_each_row():
+    found = gradient(lambda z: losses.distillation_loss(f64(TEACHER), z, 4.0), f64(STUDENT)).numpy()
+    expected = [[-0.2014875244, 0.1621851463, 0.0393023782], [0.1381694822, -0.0033479615, -0.1348215206]]
+    np.testing.assert_allclose(found, expected, atol=1e-9)
+    np.testing.assert_allclose(found.sum(axis=1), 0, atol=1e-12)
+
+
+def test_for_high_temperature_it_becomes_logit_matching():
+    found = gradient(lambda z: losses.distillation_loss(f64(TEACHER), z, 1e5), f64(STUDENT)).numpy()
+    expected = [[-0.1888888889, 0.1444444444, 0.0444444444], [0.1444444444, -0.0222222222, -0.1222222222]]
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    centred = np.array(STUDENT) - np.mean(STUDENT, 1, keepdims=True) - TEACHER + np.mean(TEACHER, 1, keepdims=True)
+    limit = np.mean(np.sum(centred**2, axis=1)) / (2 * 3)
+    assert limit == pytest.approx(0.2844444444, abs=1e-9)
+    assert float(losses.distillation_loss(f64(TEACHER), f64(STUDENT), 1e5)) == pytest.approx(limit, abs=1e-5)
+
+
+def test_without_t_squared_the_gradient_would_fade_with_it_it_keeps_its_size():
+    def norm(t):
+        return float(tf.norm(gradient(lambda z: losses.distillation_loss(f64(TEACHER), z, t), f64(STUDENT))))
+
+    assert 0.7 < norm(64.0) / norm(4.0) < 1.4
+    assert norm(64.0) / 64**2 < 0.01 * norm(4.0) / 4**2
+
+
+def test_no_gradient_flows_into_the_teacher():
+    assert gradient(lambda z: losses.distillation_loss(z, f64(STUDENT), 4.0), f64(TEACHER)) is None
+
+
+def test_equal_logits_give_zero_and_a_shift_of_a_row_changes_nothing():
+    assert float(losses.distillation_loss(f64(TEACHER), f64(TEACHER), 4.0)) == pytest.approx(0, abs=1e-12)
+    shifted = np.array(STUDENT) + [[5.0], [-7.0]]
+    assert float(losses.distillation_loss(f64(TEACHER), f64(shifted), 4.0)) == pytest.approx(SCALED_KL[4], abs=1e-9)
+
+
+@pytest.mark.parametrize("size", [1e4, 1e10])
+@pytest.mark.parametrize("dtype", [tf.float32, tf.float64])
+def test_extreme_logits_leave_value_and_gradient_finite(size, dtype):
+    t = tf.constant([[size, -size, 0.0]], dtype)
+    s = tf.constant([[-size, size, 0.0]], dtype)
+    loss = losses.compute_student_loss([0], t, s, 0.5, 1.0)
+    assert np.isfinite(float(loss)) and float(loss) > size / 2
+    assert np.all(np.isfinite(gradient(lambda z: losses.compute_student_loss([0], t, z, 0.5, 1.0), s)))
+
+
+def test_a_confident_student_still_gets_a_gradient():
+    # softmax followed by a KL that clips at 1e-7 gives about 0 here.
+    found = gradient(lambda z: losses.distillation_loss(tf.zeros([1, 2]), z, 1.0), [[40.0, -40.0]]).numpy()
+    np.testing.assert_allclose(found, [[0.5, -0.5]], atol=1e-6)
+
+
+def test_cross_entropy_matches_the_worked_number():
+    assert float(losses.compute_plain_cross_entropy_loss(LABELS, f64(STUDENT))) == pytest.approx(0.9835306993, abs=1e-9)
+    assert float(losses.compute_teacher_loss(LABELS, f64(STUDENT))) == pytest.approx(0.9835306993, abs=1e-9)
+
+
+def test_student_loss_weighs_the_distillation_term_with_alpha():
+    def total(alpha, temperature=4.0):
+        return float(losses.compute_student_loss(LABELS, f64(TEACHER), f64(STUDENT), alpha, temperature))
+
+    assert total(0.5) == pytest.approx(0.6417465935, abs=1e-9)
+    assert total(0) == pytest.approx(0.9835306993, abs=1e-9)
+    assert total(1) == pytest.approx(SCALED_KL[4], abs=1e-9)
+    assert total(0.25) == pytest.approx(0.75 * 0.9835306993 + 0.25 * SCALED_KL[4], abs=1e-9)
+
+
+def test_a_certain_teacher_at_alpha_1_and_t_1_is_plain_cross_entropy():
+    certain = f64([[1e3, 0, 0], [0, 0, 1e3]])
+    found = float(losses.compute_student_loss(LABELS, certain, f64(STUDENT), 1, 1))
+    assert found == pytest.approx(0.9835306993, abs=1e-9)
+
+
+def test_the_order_of_the_batch_does_not_matter():
+    assert float(losses.compute_student_loss(LABELS[::-1], f64(TEACHER[::-1]), f64(STUDENT[::-1]), 0.5, 4.0)) == (
+        pytest.approx(0.6417465935, abs=1e-9)
+    )
+
+
+@pytest.mark.parametrize("temperature", [0, -1, 0.0, float("nan"), float("inf")])
+def test_a_temperature_that_is_not_above_zero_is_refused(temperature):
+    with pytest.raises(ValueError, match="temperature is"):
+        losses.distillation_loss(TEACHER, STUDENT, temperature)
+
+
+@pytest.mark.parametrize("alpha", [-0.1, 1.1, float("nan")])
+def test_an_alpha_outside_its_range_is_refused(alpha):
+    with pytest.raises(ValueError, match=r"\[0, 1\]"):
+        losses.compute_student_loss(LABELS, TEACHER, STUDENT, alpha, 4.0)
+
+
+def test_shapes_that_do_not_match_are_refused_in_words():
+    with pytest.raises(ValueError, match="same \\[batch, classes\\]"):
+        losses.distillation_loss(TEACHER, [row[:2] for row in STUDENT], 4.0)
+    with pytest.raises(ValueError, match="3 labels for 2 rows"):
+        losses.compute_plain_cross_entropy_loss([0, 1, 2], STUDENT)
+    with pytest.raises(ValueError, match="argmax"):
+        losses.compute_plain_cross_entropy_loss([[1, 0, 0], [0, 0, 1]], STUDENT)
+    with pytest.raises(ValueError, match="floating-point"):
+        losses.compute_teacher_loss(LABELS, [[1, 2, 3], [4, 5, 6]])
+    with pytest.raises(ValueError, match="float32"):
+        losses.distillation_loss(f64(TEACHER), tf.constant(STUDENT, tf.float32), 4.0)
+
+
+def test_keras_own_distillation_agrees_where_it_divides_by_t_and_scales():
+    keras_distillation = pytest.importorskip("keras.distillation")
+    import keras
+
+    reference = keras_distillation.LogitsDistillation(loss=keras.losses.KLDivergence(), temperature=4.0)
+    found = reference.compute_loss(tf.constant(TEACHER), tf.constant(STUDENT))
+    assert float(found) == pytest.approx(SCALED_KL[4], abs=1e-5)

@@ -1,0 +1,198 @@
+"""utils.notebooks on small notebooks: what it writes, what it says, and what it does about a cell that fails."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import nbformat
+import pytest
+
+from utils import notebooks
+from utils.notebooks import ROOT, clock, heading, main, time_left
+from utils.settings import settings
+
+
+def write(path, *sources):
+    """A notebook with a heading and then one cell for each source; text cells start with a #."""
+    cells = [nbformat.v4.new_markdown_cell("# Title\n\n## Setting out", id="title")]
+    for number, source in enumerate(sources, start=1):
+        new = nbformat.v4.new_markdown_cell if source.startswith("#") else nbformat.v4.new_code_cell
+        cells.append(new(source, id=f"cell-{number}"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    return path
+
+
+def code_cells(path):
+    return [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+
+
+def run(path, *options):
+    return main(["run", str(path), "--build", str(path.parent / "the build"), *options])
+
+
+def test_clean_run(tmp_path, capsys):
+    path = write(
+        tmp_path / "with space" / "Small.ipynb",
+        "import os, sys\nprint(os.getcwd(), sys.executable)",
+        "## Second part",
+        "import os\nprint(os.environ['KD_PROFILE'])",
+        "21 * 2",
+    )
+    before = path.read_bytes()
+    assert run(path) == 0
+
+    executed = path.parent / "the build" / "Small.ipynb"
+    cells = code_cells(executed)
+    assert [cell["execution_count"] for cell in cells] == [1, 2, 3]
+    assert [cell["id"] for cell in cells] == ["cell-1", "cell-3", "cell-4"]
+    assert [cell["metadata"] for cell in cells] == [{}, {}, {}]
+    assert cells[0]["outputs"][0]["text"] == [f"{ROOT} {sys.executable}\n"]
+    assert cells[2]["outputs"][0]["data"]["text/plain"] == ["42"]
+    page = executed.with_suffix(".html").read_text(encoding="utf-8")
+    assert "<title>Small</title>" in page
+    assert "Second part" in page
+    assert sorted(file.name for file in executed.parent.iterdir()) == ["Small.html", "Small.ipynb"]
+    assert path.read_bytes() == before
+
+    said = capsys.readouterr().out
+    assert 'Small: cell 1 of 3, "Setting out" | 0:' in said
+    assert 'Small: cell 3 of 3, "Second part" | 0:' in said
+    assert "    quick\n" in said
+
+
+def test_kept_notebook_is_the_same_after_a_second_run(tmp_path):
+    path = write(tmp_path / "Small.ipynb", "print('once')", "print('twice')", "3")
+    assert run(path, "--keep") == 0
+    first = path.read_bytes()
+    assert [cell["execution_count"] for cell in code_cells(path)] == [1, 2, 3]
+    assert run(path, "--keep") == 0
+    assert path.read_bytes() == first
+
+
+def test_failing_cell_ends_the_run_and_is_named(tmp_path, capsys):
+    path = write(tmp_path / "Small.ipynb", "print('ran')", "## The bad part", "1 / 0", "print('not reached')")
+    before = path.read_bytes()
+    assert run(path, "--keep") == 1
+    cells = code_cells(tmp_path / "the build" / "Small.ipynb")
+    assert [cell["execution_count"] for cell in cells] == [1, 2, None]
+    assert cells[0]["outputs"][0]["text"] == ["ran\n"]
+    assert cells[1]["outputs"][0]["ename"] == "ZeroDivisionError"
+    assert (tmp_path / "the build" / "Small.html").is_file()
+    assert path.read_bytes() == before
+    said = capsys.readouterr().out
+    assert 'FAILED: Small, cell 2 of 3, "The bad part": ZeroDivisionError: division by zero' in said
+    assert "----> 1 1 / 0" in said
+    assert "\x1b" not in said
+
+
+def test_dead_kernel_is_a_fault(tmp_path, capsys):
+    path = write(tmp_path / "Small.ipynb", "1", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", "3")
+    assert run(path) == 1
+    assert code_cells(tmp_path / "the build" / "Small.ipynb")[0]["execution_count"] == 1
+    assert "cell 2 of 3" in capsys.readouterr().out
+
+
+def test_stderr_is_shown_but_not_stored_and_nothing_is_kept(tmp_path, capsys):
+    path = write(tmp_path / "Small.ipynb", "import sys\nprint('careful', file=sys.stderr)\nprint('fine')")
+    before = path.read_bytes()
+    assert run(path, "--keep") == 1
+    outputs = code_cells(tmp_path / "the build" / "Small.ipynb")[0]["outputs"]
+    assert [output["name"] for output in outputs] == ["stdout"]
+    assert path.read_bytes() == before
+    assert "    careful\n" in capsys.readouterr().out
+
+
+def test_progress_file_and_printed_lines_are_shown_while_the_cell_runs(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(notebooks, "QUIET", 0.0)
+    source = (
+        "import os, time\n"
+        "from pathlib import Path\n"
+        "Path(os.environ['KD_PROGRESS']).write_text('run 3 of 30\\n')\n"
+        "time.sleep(1.2)\n"
+        "print('the end of the cell')"
+    )
+    assert run(write(tmp_path / "Small.ipynb", source)) == 0
+    said = capsys.readouterr().out
+    assert said.index("| run 3 of 30\n") < said.index("    the end of the cell\n")
+    outputs = code_cells(tmp_path / "the build" / "Small.ipynb")[0]["outputs"]
+    assert [output["text"] for output in outputs] == [["the end of the cell\n"]]
+
+
+def test_interrupt_keeps_what_ran(tmp_path):
+    path = write(tmp_path / "Small.ipynb", "print('ran')", "import time\ntime.sleep(60)", "3")
+    command = [sys.executable, "-m", "utils.notebooks", "run", str(path), "--build", str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if "cell 2 of 3" in line:
+                break
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        said = process.stdout.read()
+    assert process.returncode == 1
+    assert "FAILED: Small, cell 2 of 3" in said
+    assert [cell["execution_count"] for cell in code_cells(path)] == [1, 2, None]
+
+
+def test_results_table(tmp_path, capsys, monkeypatch):
+    summary = {
+        "title": "Task 9",
+        "profile": "quick",
+        "source": "made up",
+        "rows": [["teacher", "99.2"], ["student alone", "98.0"]],
+        "files": ["figures/x.png"],
+    }
+    old = tmp_path / "summary-old.json"
+    old.write_text(json.dumps({**summary, "title": "Task 8"}), encoding="utf-8")
+    os.utime(old, (0, 0))
+    source = f"from pathlib import Path\nPath({str(tmp_path / 'summary-9.json')!r}).write_text({json.dumps(summary)!r})"
+    monkeypatch.setattr("utils.settings.settings", replace(settings, figures=tmp_path))
+    assert run(write(tmp_path / "Small.ipynb", source)) == 0
+    said = capsys.readouterr().out
+    assert "Task 9 | quick profile | made up\n  teacher        99.2\n  student alone  98.0\n  figures/x.png\n" in said
+    assert "Task 8" not in said
+
+
+def test_missing_notebook(tmp_path, capsys):
+    assert main(["run", str(tmp_path / "None.ipynb")]) == 2
+    assert "None.ipynb" in capsys.readouterr().out
+
+
+def test_wrong_profile_is_said_in_words(tmp_path):
+    command = [sys.executable, "-m", "utils.notebooks", "run", str(write(tmp_path / "Small.ipynb", "1"))]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "KD_PROFILE": "fast"}, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (2, "")
+    assert "KD_PROFILE is 'fast'" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("planned", "finished", "elapsed", "in_cell", "left"),
+    [
+        ([10, 20, 30], 0, 0, 0, 60),  # before anything is known: the plan
+        ([10, 20, 30], 1, 10, 0, 50),  # on plan
+        ([10, 20, 30], 1, 15, 5, 45),  # on plan, 5 s into the second cell
+        ([30, 20, 30], 1, 90, 0, 100),  # the first took three times as long: pace (30 + 90) / (30 + 30) = 2
+        ([10, 20, 30], 1, 60, 50, 30),  # the second is over its time: the third is still to come
+    ],
+)
+def test_time_left(planned, finished, elapsed, in_cell, left):
+    assert time_left(planned, finished, elapsed, in_cell) == pytest.approx(left)
+
+
+def test_clock():
+    assert [clock(seconds) for seconds in (0, 65.4, 3725)] == ["0:00", "1:05", "1:02:05"]
+
+
+def test_heading_is_the_nearest_above(tmp_path):
+    cells = nbformat.read(
+        write(tmp_path / "a.ipynb", "1", "no heading", "## B\n\ntext\n\n### C", "2"), as_version=4
+    ).cells
+    assert heading(cells, 1) == '"Setting out"'
+    assert heading(cells, 4) == '"C"'
+    assert heading(cells, 0) == "before any heading"

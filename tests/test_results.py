@@ -1,0 +1,108 @@
+"""Records: whole or absent, found again only for the same configuration, never overwritten when corrupt."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+from utils import results
+
+CONFIG = {"task": "task1", "model": "student", "method": "kd", "purpose": "report", "seed": 3, "alpha": 0.5}
+
+
+def test_a_record_is_found_again_with_its_origin(tmp_path):
+    path = results.save_record(tmp_path, CONFIG, {"status": "finished", "metrics": {"accuracy": np.float32(0.5)}})
+    assert path.name.startswith("task1-student-kd-report-seed3-")
+    record = results.load_record(tmp_path, CONFIG)
+    assert record["metrics"] == {"accuracy": 0.5} and record["config"] == CONFIG
+    assert {"python", "tensorflow", "keras", "numpy"} <= set(record["versions"])
+    assert record["recorded_at"].endswith("+00:00")
+
+
+@pytest.mark.parametrize("change", [{"alpha": 0.6}, {"seed": 4}, {"code": "other"}])
+def test_another_configuration_has_no_record(tmp_path, change):
+    results.save_record(tmp_path, CONFIG, {"status": "finished"})
+    assert results.load_record(tmp_path, CONFIG | change) is None
+
+
+def test_the_order_of_the_entries_does_not_matter():
+    assert results.key_of(CONFIG) == results.key_of(dict(reversed(CONFIG.items())))
+
+
+def test_a_failed_run_is_recorded_but_is_no_result(tmp_path):
+    path = results.save_record(tmp_path, CONFIG, {"status": "failed", "reason": "NaN at step 7"})
+    assert json.loads(path.read_text())["reason"] == "NaN at step 7"
+    assert results.load_record(tmp_path, CONFIG) is None
+
+
+@pytest.mark.parametrize("content", [b'{"status": "fin', b"", b"[1, 2]", b"\xff\xfe\x00"])
+def test_a_corrupt_record_is_set_aside_with_a_message(tmp_path, capsys, content):
+    path = results.record_path(tmp_path, CONFIG)
+    path.write_bytes(content)
+    assert results.load_record(tmp_path, CONFIG) is None
+    assert "cannot be read" in capsys.readouterr().out
+    aside = [p for p in tmp_path.iterdir() if "corrupt" in p.name]
+    assert len(aside) == 1 and aside[0].read_bytes() == content and not path.exists()
+
+
+def test_a_write_that_is_cut_off_leaves_the_old_file_whole(tmp_path, monkeypatch):
+    path = results.write_json(tmp_path / "a.json", {"old": 1})
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        results.write_json(path, {"new": 2})
+    assert json.loads(path.read_text()) == {"old": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_numbers_json_lacks_are_written_by_name(tmp_path):
+    path = results.write_json(tmp_path / "a.json", {"x": float("nan"), "y": np.array([1, 2]), "z": np.int64(3)})
+    assert json.loads(path.read_text()) == {"x": "nan", "y": [1, 2], "z": 3}
+
+
+def test_digest_sees_values_types_and_shapes():
+    a = np.arange(6, dtype=np.int32)
+    assert results.digest(a) == results.digest(a.copy())
+    changed = a.copy()
+    changed[3] += 1
+    others = [results.digest(x) for x in (changed, a.astype(np.int64), a.reshape(2, 3))]
+    assert results.digest(a) not in others
+
+
+def _functions(tmp_path, monkeypatch, body):
+    """A module of this package's name space with `outer`, which calls `inner`, whose body is given."""
+    import importlib
+    import sys
+
+    folder = tmp_path / "made"
+    folder.mkdir(exist_ok=True)
+    file = folder / "made_module.py"
+    file.write_text(f"def inner(x):\n{body}\n\n\ndef outer(x):\n    '''Doc.'''\n    return inner(x) + 1\n")
+    monkeypatch.syspath_prepend(str(folder))
+    sys.modules.pop("made_module", None)
+    importlib.invalidate_caches()
+    import linecache
+
+    linecache.clearcache()
+    module = importlib.import_module("made_module")
+    for function in (module.inner, module.outer):
+        function.__module__ = "utils.made_module"
+    monkeypatch.setitem(sys.modules, "utils.made_module", module)
+    return module.outer
+
+
+def test_the_code_version_follows_calls_and_ignores_comments(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.dont_write_bytecode", True)
+    versions = [
+        results.code_version(_functions(tmp_path, monkeypatch, body))
+        for body in ("    return 2 * x", "    '''Doc.'''\n    # why\n    return 2 * x", "    return 3 * x")
+    ]
+    assert versions[0] == versions[1] != versions[2]
+
+
+def test_file_digest_of_a_missing_file_is_none(tmp_path):
+    assert results.file_digest(tmp_path / "absent") is None

@@ -1,0 +1,254 @@
+"""Training runs: equal starts, records that spare repetition, interruption, failure, and which split is read."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from utils import results, signals, training
+from utils.data import Dataset, Split
+from utils.data.pipeline import View
+from utils.distiller import Distiller
+from utils.methods import KD, Scratch
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def tiny_data(n=60, seed=0):
+    """Three classes of 4x4 images, told apart by which row is bright."""
+    rng = np.random.default_rng(seed)
+
+    def split(size):
+        labels = np.arange(size, dtype=np.int32) % 3
+        images = rng.integers(0, 120, (size, 4, 4, 1)).astype(np.uint8)
+        images[np.arange(size), labels] += 100
+        return Split(images, labels)
+
+    return Dataset("tiny", "made for tests", ("a", "b", "c"), split(n), split(12), split(15))
+
+
+def tiny_model():
+    body = [layers.Flatten(name="flatten"), layers.Dense(8, "relu", name="fc"), layers.Dropout(0.2)]
+    return keras.Sequential([keras.Input((4, 4, 1)), *body, layers.Dense(3, name="logits")])
+
+
+def exploding_model():
+    keras_model = tiny_model()
+    keras_model.layers[-1].kernel.assign(np.full((8, 3), np.nan))
+    return keras_model
+
+
+@pytest.fixture
+def folders(tmp_path):
+    return {"runs": tmp_path / "runs", "cache": tmp_path / "cache"}
+
+
+def train(folders, method=None, **options):
+    options = {"epochs": 2, "batch_size": 16, "data": tiny_data()} | options
+    build, data = options.pop("build", tiny_model), options.pop("data")
+    return training.train_and_evaluate(build, method or Scratch(), data, **options, **folders)
+
+
+def weights_of(run):
+    return run.model().get_weights()
+
+
+def same(first, second):
+    return all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_two_runs_of_one_seed_are_equal_bit_for_bit_and_of_two_seeds_are_not(tmp_path):
+    ends = []
+    for folder, seed in (("a", 1), ("b", 1), ("c", 2)):
+        run = train({"runs": tmp_path / folder, "cache": tmp_path / folder}, seed=seed, view=View())
+        ends.append((weights_of(run), run.record["history"]["loss"]))
+    assert same(ends[0][0], ends[1][0]) and ends[0][1] == ends[1][1]
+    assert not same(ends[0][0], ends[2][0])
+
+
+def test_runs_of_one_seed_start_from_the_same_weights_whatever_the_method(folders, monkeypatch):
+    starts = []
+    fit = training.fit_distiller
+
+    def spy(student, method, *args, **kwargs):
+        starts.append([w.copy() for w in student.get_weights()])
+        return fit(student, method, *args, **kwargs)
+
+    teacher = train(folders, seed=7)
+    monkeypatch.setattr(training, "fit_distiller", spy)
+    train(folders, Scratch(), seed=5, epochs=1)
+    for temperature in (1.0, 4.0):
+        train(folders, KD(temperature=temperature), teacher=teacher, seed=5, epochs=1)
+    train(folders, KD(), teacher=teacher, seed=6, epochs=1)
+    assert same(starts[0], starts[1]) and same(starts[0], starts[2]) and not same(starts[0], starts[3])
+
+
+def test_a_recorded_run_is_not_repeated(folders, monkeypatch):
+    first = train(folders, seed=1)
+    monkeypatch.setattr(Distiller, "fit", lambda *a, **k: pytest.fail("trained again"))
+    again = train(folders, seed=1)
+    assert again.record == first.record and same(weights_of(first), weights_of(again))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"seed": 2}, {"epochs": 3}, {"batch_size": 8}, {"learning_rate": 0.01}, {"view": View()}, {"purpose": "choose"},
+     {"data": tiny_data(seed=1)}],
+)  # fmt: skip
+def test_any_other_setting_is_another_run(folders, change):
+    first = train(folders, seed=1)
+    assert train(folders, **({"seed": 1} | change)).key != first.key
+
+
+def test_another_teacher_or_temperature_is_another_run(folders):
+    teachers = [train(folders, seed=seed) for seed in (1, 2)]
+    keys = {
+        train(folders, KD(temperature=t), teacher=teacher, epochs=1).key for teacher in teachers for t in (1.0, 4.0)
+    }
+    assert len(keys) == 4
+
+
+def test_the_history_has_every_loss_term_for_every_epoch(folders):
+    teacher = train(folders, purpose="choose", seed=1)
+    run = train(folders, KD(), teacher=teacher, purpose="choose", epochs=3)
+    history = run.record["history"]
+    names = {"loss", "cross_entropy", "distillation", "accuracy"}
+    assert set(history) == names | {f"val_{name}" for name in names}
+    assert all(len(values) == 3 for values in history.values())
+    assert history["val_accuracy"][-1] == pytest.approx(run.accuracy)
+
+
+def test_choosing_never_reads_the_test_split_and_reporting_trains_on_everything_else(folders, monkeypatch):
+    data = tiny_data()
+    seen = []
+    fit, predict = training.fit_distiller, signals.predict_logits
+    monkeypatch.setattr(
+        training, "fit_distiller", lambda s, m, split, **k: (seen.append(len(split)), fit(s, m, split, **k))[1]
+    )
+    monkeypatch.setattr(signals, "predict_logits", lambda m, images: (seen.append(images), predict(m, images))[1])
+    chosen = train(folders, data=data, purpose="choose")
+    assert seen[0] == 60 and np.array_equal(seen[1], data.validation.images)
+    assert chosen.record["evaluated_on"] == "validation"
+    seen.clear()
+    reported = train(folders, data=data, purpose="report")
+    assert seen[0] == 72 and np.array_equal(seen[1], data.test.images)
+    assert reported.record["evaluated_on"] == "test" and reported.record["metrics"]["images"] == 15
+
+
+def test_a_record_says_where_its_numbers_come_from(folders):
+    record = json.loads(next(iter((train(folders) and folders["runs"]).iterdir())).read_text())
+    assert record["source"] == "made for tests" and record["profile"] in ("quick", "full")
+    assert record["status"] == "finished" and record["training_seconds"] > 0
+    assert record["config"]["seed"] == 0 and record["config"]["epochs"] == 2
+    assert record["versions"]["keras"] and record["metrics"]["accuracy"] >= 0
+
+
+def test_a_loss_that_turns_nan_stops_the_run_and_is_no_result(folders):
+    with pytest.raises(training.TrainingFailed, match="step 0"):
+        train(folders, build=exploding_model)
+    record = json.loads(next(folders["runs"].iterdir()).read_text())
+    assert record["status"] == "failed" and "step 0" in record["reason"] and "metrics" not in record
+    with pytest.raises(training.TrainingFailed):  # and it is tried again, not taken from the record
+        train(folders, build=exploding_model)
+
+
+def test_weights_that_are_gone_or_damaged_are_made_again(folders, capsys):
+    run = train(folders, seed=1)
+    before = weights_of(run)
+    run.weights.unlink()
+    assert same(before, weights_of(train(folders, seed=1)))
+    run.weights.write_bytes(b"damaged")
+    assert same(before, weights_of(train(folders, seed=1)))
+
+
+def test_a_corrupt_record_is_set_aside_and_the_run_made_again(folders, capsys):
+    first = train(folders, seed=1)
+    path = next(folders["runs"].iterdir())
+    path.write_text('{"status": "finis')
+    assert train(folders, seed=1).record["metrics"] == first.record["metrics"]
+    assert sorted("corrupt" in p.name for p in folders["runs"].iterdir()) == [False, True]
+    assert "cannot be read" in capsys.readouterr().out
+
+
+def test_a_sweep_is_not_flat_and_asks_each_teacher_once(folders, monkeypatch):
+    teachers = {seed: train(folders, seed=seed) for seed in (0, 1)}
+    asked = []
+    compute = signals._compute
+    monkeypatch.setattr(signals, "_compute", lambda *a, **k: (asked.append(1), compute(*a, **k))[1])
+    swept = training.temperature_sweep(
+        tiny_model, tiny_data(), teachers, temperatures=(1, 4, 64), epochs=2, batch_size=16, **folders
+    )
+    assert [len(runs) for runs in swept.values()] == [2, 2, 2]
+    ends = [weights_of(runs[0])[0] for runs in swept.values()]
+    assert not np.array_equal(ends[0], ends[1]) and not np.array_equal(ends[1], ends[2])
+    assert len(asked) == 4  # for each teacher: the training split and the test split
+
+
+def test_num_correct_counts_in_inference_mode():
+    keras.utils.set_random_seed(0)
+    model, split = tiny_model(), tiny_data().test
+    images = split.images / np.float32(255)
+    expected = int(np.sum(np.argmax(model(images, training=False), -1) == split.labels))
+    counts = {training.compute_num_correct(model, images, split.labels) for _ in range(5)}
+    assert counts == {expected}
+
+
+def test_block_length_divides_the_epoch():
+    assert [training.block_length(n) for n in (235, 215, 6, 1, 127)] == [47, 43, 6, 1, 1]
+
+
+def test_bad_arguments_are_refused_in_words(folders):
+    with pytest.raises(ValueError, match="purpose is 'test'"):
+        train(folders, purpose="test")
+    with pytest.raises(ValueError, match="needs a teacher"):
+        train(folders, KD())
+
+
+CHILD = """
+import sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from test_training import tiny_data, tiny_model
+from utils import training
+from utils.methods import KD, Scratch
+folder = Path({folder!r})
+for seed in range(4):
+    options = dict(seed=seed, epochs=6, batch_size=4, runs=folder / "runs", cache=folder / "cache")
+    teacher = training.train_and_evaluate(tiny_model, Scratch(), tiny_data(), **options)
+    training.train_and_evaluate(tiny_model, KD(), tiny_data(), teacher=teacher, **options)
+print("finished")
+"""
+
+
+def _outcomes(folder):
+    records = [json.loads(p.read_text()) for p in sorted((folder / "runs").glob("*.json"))]
+    return {results.key_of(r["config"]): (r["metrics"], r["history"]) for r in records}
+
+
+def test_killed_at_any_moment_it_goes_on_where_it_was_and_ends_the_same(tmp_path):
+    def command(name):
+        return [sys.executable, "-c", CHILD.format(tests=str(ROOT / "tests"), folder=str(tmp_path / name))]
+
+    options = {"cwd": ROOT, "env": os.environ | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}}
+    subprocess.run(command("whole"), check=True, capture_output=True, **options)
+    child = subprocess.Popen(command("cut"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options)
+    deadline = time.monotonic() + 120
+    while len(list((tmp_path / "cut" / "runs").glob("task1*.json"))) < 3 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    finished = _outcomes(tmp_path / "cut")
+    assert 3 <= len(finished) < 8
+    stamps = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "cut" / "runs").glob("*.json")}
+    subprocess.run(command("cut"), check=True, capture_output=True, **options)
+    assert _outcomes(tmp_path / "cut") == _outcomes(tmp_path / "whole")
+    kept = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "cut" / "runs").glob("*.json") if p.name in stamps}
+    assert kept == stamps  # what was finished was not trained again

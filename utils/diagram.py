@@ -1,0 +1,164 @@
+"""A block diagram of a model, drawn from the model itself: what Keras built is what the picture shows."""
+
+import keras
+from keras import layers
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.patches import FancyBboxPatch
+
+from utils.models import layers_in_order
+
+# Okabe and Ito's palette, which readers with any of the common colour blindnesses can tell apart. Black text is
+# legible on all of these; the kind is also written in the box, so that no fact is told by colour alone.
+COLOURS = {
+    "convolution": "#56B4E9",
+    "pooling": "#009E73",
+    "dense": "#E69F00",
+    "dropout": "#F0E442",
+    "activation": "#CC79A7",
+    "other": "#DDDDDD",
+}
+KINDS = {
+    "convolution": (layers.Conv2D, layers.DepthwiseConv2D),
+    "pooling": (layers.MaxPooling2D, layers.AveragePooling2D, layers.GlobalAveragePooling2D),
+    "dense": (layers.Dense,),
+    "dropout": (layers.Dropout,),
+    "activation": (layers.Activation, layers.ReLU, layers.Softmax),
+}
+ACTIVATIONS = {"relu": "ReLU", "relu6": "ReLU6"}  # others are drawn under Keras's own names
+
+# All in inches, for a diagram in a figure of its own; one that is given smaller axes scales its text with them.
+BOX_WIDTH, BOX_HEIGHT, GAP, MARGIN, LABELS = 1.4, 1.3, 0.25, 0.1, 1.1
+ABOVE, BELOW = 0.45, 0.72  # room for the title, and for shape and parameters
+TEXT_SIZE = 14.0  # points
+
+
+def draw_model(model: keras.Model, ax: Axes | None = None, title: str | None = None) -> Axes:
+    """Draw a chain of layers from left to right, and return the axes.
+
+    Each box holds a layer's name, kind and key settings; its output shape (without the batch axis) and its parameters
+    stand beneath. `ax` defaults to a new figure of the right size; `title` to the model's name and its parameters. A
+    model that isn't a chain (branches, several inputs, a layer used twice) is a ValueError.
+    """
+    chain = _chain(model)
+    width = LABELS + (len(chain) + 1) * (BOX_WIDTH + GAP) - GAP + 2 * MARGIN
+    height = BELOW + BOX_HEIGHT + ABOVE
+    if ax is None:
+        ax = plt.figure(figsize=(width, height)).add_axes((0, 0, 1, 1))
+    ax.set(xlim=(0, width), ylim=(-BELOW, BOX_HEIGHT + ABOVE), aspect="equal")
+    ax.axis("off")
+    ax.apply_aspect()  # settles how large the axes will be drawn, so that the text can be sized to them
+    size = TEXT_SIZE * ax.get_window_extent().width / ax.figure.dpi / width
+
+    ax.text(
+        width / 2,
+        BOX_HEIGHT + ABOVE / 2,
+        title if title is not None else f"{model.name}: {model.count_params():,} parameters",
+        size=1.15 * size,
+        ha="center",
+        va="center",
+    )
+    for label, y in (("output", -0.24), ("parameters", -0.52)):
+        ax.text(MARGIN, y, label, size=0.9 * size, color="#555555", va="center")
+
+    x = MARGIN + LABELS
+    _draw_box(ax, x, ["input"], "white", _shape(model.inputs[0]), "", size)
+    for layer in chain:
+        ax.annotate(
+            "",
+            xy=(x + BOX_WIDTH + GAP, BOX_HEIGHT / 2),
+            xytext=(x + BOX_WIDTH, BOX_HEIGHT / 2),
+            arrowprops={"arrowstyle": "-|>", "color": "black", "shrinkA": 0, "shrinkB": 0, "mutation_scale": size},
+        )
+        x += BOX_WIDTH + GAP
+        lines = [layer.name, type(layer).__name__, *_settings(layer)]
+        parameters = f"{layer.count_params():,}" if layer.count_params() else "–"
+        _draw_box(ax, x, lines, COLOURS[_kind(layer)], _shape(layer.output), parameters, size)
+    return ax
+
+
+def _draw_box(ax: Axes, x: float, lines: list[str], colour: str, shape: str, parameters: str, size: float) -> None:
+    """One box with its left edge at `x`: the first line bold, all lines spread evenly over the height."""
+    outline = FancyBboxPatch(
+        (x, 0),
+        BOX_WIDTH,
+        BOX_HEIGHT,
+        boxstyle="round,pad=0,rounding_size=0.08",
+        facecolor=colour,
+        edgecolor="black",
+        linewidth=0.08 * size,
+    )
+    ax.add_patch(outline)
+    step = min(0.28, 0.9 * BOX_HEIGHT / len(lines))
+    top = BOX_HEIGHT / 2 + step * (len(lines) - 1) / 2
+    for number, line in enumerate(lines):
+        weight = "bold" if number == 0 else "normal"
+        _write(ax, x, top - number * step, line, size, weight)
+    _write(ax, x, -0.24, shape, size, "normal")
+    _write(ax, x, -0.52, parameters, size, "normal")
+
+
+def _write(ax: Axes, x: float, y: float, text: str, size: float, weight: str) -> None:
+    """Centred under or in the box at `x`, smaller if it would stick out."""
+    written = ax.text(x + BOX_WIDTH / 2, y, text, size=size, weight=weight, ha="center", va="center")
+    # Not the whole width: hinting keeps small letters from shrinking in proportion.
+    (left, _), (right, _) = ax.transData.transform([(x, 0), (x + 0.88 * BOX_WIDTH, 0)])
+    needed = written.get_window_extent().width
+    if needed > right - left:
+        written.set_size(size * (right - left) / needed)
+
+
+def _kind(layer) -> str:
+    return next((kind for kind, classes in KINDS.items() if isinstance(layer, classes)), "other")
+
+
+def _settings(layer) -> list[str]:
+    """The lines that say what a layer does beyond its kind, none for a kind without settings."""
+    kind = _kind(layer)
+    if kind == "convolution":
+        filters = [] if isinstance(layer, layers.DepthwiseConv2D) else [str(layer.filters)]
+        stride = [_stride(layer)] if max(layer.strides) > 1 else []
+        return [", ".join([_times(layer.kernel_size), *filters]), *stride, *_activation(layer)]
+    if kind == "pooling" and not isinstance(layer, layers.GlobalAveragePooling2D):
+        return [_times(layer.pool_size), _stride(layer)]
+    if kind == "dense":
+        return [f"{layer.units} units", *_activation(layer)]
+    if kind == "dropout":
+        return [f"rate {layer.rate:g}"]
+    if isinstance(layer, layers.Activation):
+        return _activation(layer)
+    return []
+
+
+def _stride(layer) -> str:
+    """One number where both axes take the same stride."""
+    return f"stride {_times(dict.fromkeys(layer.strides))}"
+
+
+def _activation(layer) -> list[str]:
+    name = keras.activations.serialize(layer.activation)
+    return [] if name == "linear" else [ACTIVATIONS.get(name, str(name))]
+
+
+def _shape(tensor) -> str:
+    return _times("?" if size is None else size for size in tensor.shape[1:])
+
+
+def _times(sizes) -> str:
+    return "×".join(str(size) for size in sizes)
+
+
+def _chain(model: keras.Model) -> list:
+    """The layers after the input, in order, once it is certain that each feeds the next and nothing else happens."""
+    chain = layers_in_order(model)
+    if isinstance(model, keras.Sequential):
+        return chain
+    tensor = model.inputs[0]
+    for layer in chain:
+        if not isinstance(layer, layers.Layer) or layer.input is not tensor:
+            raise ValueError(
+                f"{layer.name!r} in the model {model.name!r} does not follow the layer before it alone; only a chain "
+                "of layers, each feeding the next, can be drawn."
+            )
+        tensor = layer.output
+    return chain

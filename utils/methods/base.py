@@ -1,0 +1,31 @@
+"""What every distillation method says of itself, and nothing that it does."""
+
+from typing import ClassVar
+
+
+class Method:
+    """A loss with its needs. Subclasses are frozen dataclasses: a traced graph keeps the values it saw,
+    so a hyperparameter that could be changed afterwards would be changed in vain.
+
+    needs_teacher   whether batches must carry, or a live teacher must give, teacher signals
+    teacher_taps    names of teacher layers whose outputs the loss reads, beside the logits
+    student_taps    names of student layers whose outputs the loss reads, beside the logits
+    terms           names of the loss terms, each tracked over the epoch
+    """
+
+    name: ClassVar[str]
+    paper: ClassVar[str]
+    needs_teacher: ClassVar[bool] = True
+    teacher_taps: ClassVar[tuple[str, ...]] = ()
+    student_taps: ClassVar[tuple[str, ...]] = ()
+    terms: ClassVar[tuple[str, ...]] = ()
+
+    def loss(self, batch: dict, outputs: dict):
+        """Total loss (scalar) and {term: scalar}, for one batch.
+
+        Args:
+            batch: "label" int [B], "index" int [B] and, where the method needs it, "teacher": {"logits":
+                [B, C], tap: [B, ...]}.
+            outputs: the student's "logits" [B, C] and taps.
+        """
+        raise NotImplementedError

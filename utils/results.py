@@ -1,0 +1,168 @@
+"""Every number on disk, with where it came from: one JSON file for each training run, written at once.
+
+Files are written under a temporary name and renamed, so that a run that is killed leaves either the
+whole record or none. A file that cannot be read is set aside under another name, never overwritten.
+"""
+
+import ast
+import hashlib
+import inspect
+import json
+import math
+import os
+import platform
+import sys
+import textwrap
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+
+PACKAGES = ("tensorflow", "keras", "numpy", "scikit-learn", "scipy")
+
+
+def versions() -> dict:
+    """Versions of the libraries that numbers depend on, and of Python."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # a source build or another distribution of the same library
+            found[package] = "unknown"
+    return found
+
+
+def digest(*arrays, length: int = 16) -> str:
+    """Hex digest over the types, shapes and bytes of arrays: equal exactly if the arrays are."""
+    sha = hashlib.sha256()
+    for array in arrays:
+        array = np.ascontiguousarray(array)
+        sha.update(f"{array.dtype.str}{array.shape}".encode())
+        sha.update(array.tobytes())
+    return sha.hexdigest()[:length]
+
+
+def key_of(config: dict) -> str:
+    """Short hex key of a configuration: equal for equal configurations, whatever the order of their entries."""
+    text = json.dumps(config, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _bare_tree(thing) -> ast.AST:
+    """Syntax tree of a function or class without docstrings; comments and layout are not in a tree anyway."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(thing)))
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
+            value = body[0].value
+            if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                node.body = body[1:]
+    return tree
+
+
+def _mentions(thing, tree: ast.AST) -> list:
+    """Functions and classes of this package that the code of `thing` names, as `name` or as `module.name`."""
+    scope = vars(sys.modules[thing.__module__])
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            found.append(scope.get(node.id))
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            module = scope.get(node.value.id)
+            found.append(getattr(module, node.attr, None) if inspect.ismodule(module) else None)
+    package = __name__.partition(".")[0]
+    return [f for f in found if (inspect.isfunction(f) or inspect.isclass(f)) and f.__module__.startswith(package)]
+
+
+def code_version(*objects) -> str:
+    """Hex digest of the code of functions and classes and of all of this package that they call on.
+
+    A recorded result is used again only while the code that made it says the same. Comments,
+    docstrings and layout do not count.
+    """
+    waiting, trees = list(objects), {}
+    while waiting:
+        thing = waiting.pop()
+        name = f"{thing.__module__}.{thing.__qualname__}"
+        if name not in trees:
+            tree = _bare_tree(thing)
+            trees[name] = ast.dump(tree)
+            waiting += _mentions(thing, tree)
+    return hashlib.sha256(repr(sorted(trees.items())).encode()).hexdigest()[:12]
+
+
+def _plain(value):
+    """NumPy numbers and arrays as JSON's own types; a NaN or infinity becomes its name, which JSON lacks."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def write_json(path: Path, content: dict) -> Path:
+    """Write JSON so that the file is either the old one or the whole new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            json.dump(_plain(content), file, indent=1, allow_nan=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def read_json(path: Path) -> dict | None:
+    """The content of a JSON file, or None where there is none. A corrupt file is set aside with a message."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"holds a {type(content).__name__}, not an object")
+        return content
+    except FileNotFoundError:
+        return None
+    except ValueError as fault:  # bad JSON and bad UTF-8 are both ValueErrors
+        aside = path.with_name(f"{path.name}.corrupt-{datetime.now(timezone.utc):%Y%m%dT%H%M%S%f}")
+        os.replace(path, aside)
+        print(f"{path.name} cannot be read ({fault}). It is kept as {aside.name}; its run will be made again.")
+        return None
+
+
+def record_path(folder: Path, config: dict) -> Path:
+    """Where the run of this configuration is recorded: a name one can read, and the key that tells it apart."""
+    name = "-".join(str(config[part]) for part in ("task", "model", "method", "purpose") if part in config)
+    return Path(folder) / f"{name}-seed{config.get('seed', 0)}-{key_of(config)}.json"
+
+
+def save_record(folder: Path, config: dict, content: dict) -> Path:
+    """Record a run: its configuration, the content given, versions and the time."""
+    stamp = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return write_json(
+        record_path(folder, config), {"config": config, **content, "versions": versions(), "recorded_at": stamp}
+    )
+
+
+def load_record(folder: Path, config: dict) -> dict | None:
+    """The finished run of exactly this configuration, or None. Failed runs are kept on disk but never returned."""
+    record = read_json(record_path(folder, config))
+    if record is None or record.get("status") != "finished" or record.get("config") != _plain(config):
+        return None
+    return record
+
+
+def file_digest(path: Path) -> str | None:
+    """sha256 of a file's bytes, or None where there is no file."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return None
