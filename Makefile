@@ -25,11 +25,12 @@ full: environment ## the same in the full profile (about an hour); KEEP=1 also r
 	@KD_PROFILE=full $(VENV_PYTHON) -m utils.notebooks run $(if $(KEEP),--keep)
 
 # The notebooks are tested on runs of their own: an earlier run's records would hide a training that is broken.
-# Progress goes nowhere, because a progress bar is not part of a notebook's stored output.
+# As in utils/notebooks.py, a progress bar and what C++ code writes are no output of a cell.
 test: environment ## unit tests, then every cell of both notebooks in the quick profile
 	$(VENV_PYTHON) -m pytest
-	rm -rf build/test
-	KD_PROFILE=quick KD_OUTPUT=build/test KD_PROGRESS=/dev/null \
+	@rm -rf build/test && mkdir -p build/test/ipython/profile_default
+	@echo 'c.IPKernelApp.capture_fd_output = False' > build/test/ipython/profile_default/ipython_kernel_config.py
+	KD_PROFILE=quick KD_OUTPUT=build/test KD_PROGRESS=/dev/null IPYTHONDIR=build/test/ipython \
 	  $(VENV_PYTHON) -m pytest -v --durations=5 --nbval --nbval-current-env --nbval-cell-timeout=1200 $(NOTEBOOKS)
 
 bench: environment ## training speed against Keras's Distiller and the template's loop
@@ -71,7 +72,7 @@ environment:
 	fi; \
 	if ! cmp -s requirements.lock $(INSTALLED); then \
 	  rm -f $(INSTALLED); touch .venv/installing; \
-	  echo "Installing requirements.lock into .venv (about 2 minutes, 2 GB)"; \
+	  echo "Installing requirements.lock into .venv (about 2 minutes, 3 GB)"; \
 	  $(VENV_PYTHON) -m pip install --disable-pip-version-check --no-input -r requirements.lock || { \
 	    echo "Installing failed; pip's reason stands above. Without a network it cannot work; if the line was lost or"; \
 	    echo "the disk was full, mend that and run make again: it goes on with what pip has already downloaded."; \

@@ -22,7 +22,12 @@ class SeesTraining(layers.Layer):
 
 def network(seed, *, width=8, extra=(), activation="relu"):
     keras.utils.set_random_seed(seed)
-    body = [layers.Flatten(), layers.Dense(width, activation, name="hidden"), *extra, layers.Dense(CLASSES, name="logits")]
+    body = [
+        layers.Flatten(),
+        layers.Dense(width, activation, name="hidden"),
+        *extra,
+        layers.Dense(CLASSES, name="logits"),
+    ]
     return keras.Sequential([keras.Input((2, 2, 1)), *body])
 
 

@@ -62,7 +62,9 @@ def test_distillation_loss_matches_the_equations_in_numpy(temperature, classes):
 
 
 def test_two_classes_match_the_binary_kl():
-    assert float(losses.distillation_loss(f64([[2, 0.1]]), f64([[0.3, 0.9]]), 4)) == pytest.approx(0.7635524039, abs=1e-9)
+    assert float(losses.distillation_loss(f64([[2, 0.1]]), f64([[0.3, 0.9]]), 4)) == pytest.approx(
+        0.7635524039, abs=1e-9
+    )
 
 
 def test_the_divergence_is_of_the_teacher_from_the_student_and_not_the_reverse():
@@ -102,7 +104,7 @@ def test_no_gradient_flows_into_the_teacher():
 
 def test_equal_logits_give_zero_and_a_shift_of_a_row_changes_nothing():
     assert float(losses.distillation_loss(f64(TEACHER), f64(TEACHER), 4.0)) == pytest.approx(0, abs=1e-12)
-    shifted = np.array(STUDENT) + [[5.0], [-7.0]]
+    shifted = np.array(STUDENT) + np.array([[5.0], [-7.0]])
     assert float(losses.distillation_loss(f64(TEACHER), f64(shifted), 4.0)) == pytest.approx(SCALED_KL[4], abs=1e-9)
 
 

@@ -50,10 +50,10 @@ def test_interval_of_the_mean_is_students():
 
 def test_pairs_are_compared_within_their_seed():
     base = np.array([90.0, 95.0, 99.0, 93.0, 97.0])
-    found = metrics.paired_difference(base + [1.0, 1.1, 0.9, 1.05, 0.95], base)
+    found = metrics.paired_difference(base + np.array([1.0, 1.1, 0.9, 1.05, 0.95]), base)
     assert found["mean"] == pytest.approx(1.0) and found["low"] > 0.85 and found["outside_noise"]
     assert found["p_value"] < 1e-4
-    noise = metrics.paired_difference(base + [1.0, -1.0, 1.0, -1.0, 0.1], base)
+    noise = metrics.paired_difference(base + np.array([1.0, -1.0, 1.0, -1.0, 0.1]), base)
     assert not noise["outside_noise"] and noise["p_value"] > 0.5
 
 

@@ -17,11 +17,14 @@ from utils.settings import settings
 
 
 def write(path, *sources):
-    """A notebook with a heading and then one cell for each source; text cells start with a #."""
+    """A notebook with a heading and then one cell for each source, each with an old output; text starts with a #."""
     cells = [nbformat.v4.new_markdown_cell("# Title\n\n## Setting out", id="title")]
     for number, source in enumerate(sources, start=1):
-        new = nbformat.v4.new_markdown_cell if source.startswith("#") else nbformat.v4.new_code_cell
-        cells.append(new(source, id=f"cell-{number}"))
+        if source.startswith("#"):
+            cells.append(nbformat.v4.new_markdown_cell(source, id=f"cell-{number}"))
+        else:
+            old = [nbformat.v4.new_output("stream", name="stdout", text="old")]
+            cells.append(nbformat.v4.new_code_cell(source, id=f"cell-{number}", execution_count=9, outputs=old))
     path.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
     return path
@@ -53,6 +56,8 @@ def test_clean_run(tmp_path, capsys):
     assert [cell["metadata"] for cell in cells] == [{}, {}, {}]
     assert cells[0]["outputs"][0]["text"] == [f"{ROOT} {sys.executable}\n"]
     assert cells[2]["outputs"][0]["data"]["text/plain"] == ["42"]
+    metadata = json.loads(executed.read_text(encoding="utf-8"))["metadata"]
+    assert metadata["language_info"] == {"name": "python"}  # no version of Python, which differs from run to run
     page = executed.with_suffix(".html").read_text(encoding="utf-8")
     assert "<title>Small</title>" in page
     assert "Second part" in page
@@ -81,6 +86,7 @@ def test_failing_cell_ends_the_run_and_is_named(tmp_path, capsys):
     cells = code_cells(tmp_path / "the build" / "Small.ipynb")
     assert [cell["execution_count"] for cell in cells] == [1, 2, None]
     assert cells[0]["outputs"][0]["text"] == ["ran\n"]
+    assert cells[2]["outputs"] == []
     assert cells[1]["outputs"][0]["ename"] == "ZeroDivisionError"
     assert (tmp_path / "the build" / "Small.html").is_file()
     assert path.read_bytes() == before
@@ -91,10 +97,19 @@ def test_failing_cell_ends_the_run_and_is_named(tmp_path, capsys):
 
 
 def test_dead_kernel_is_a_fault(tmp_path, capsys):
-    path = write(tmp_path / "Small.ipynb", "1", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", "3")
+    last_words = "import os, signal\nos.write(2, b'last words')\nos.kill(os.getpid(), signal.SIGKILL)"
+    path = write(tmp_path / "Small.ipynb", "1", last_words, "3")
     assert run(path) == 1
     assert code_cells(tmp_path / "the build" / "Small.ipynb")[0]["execution_count"] == 1
-    assert "cell 2 of 3" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "    last words\n" in said
+    assert "FAILED: Small, cell 2 of 3" in said
+
+
+def test_what_cpp_code_writes_is_no_output(tmp_path):
+    path = write(tmp_path / "Small.ipynb", "import os\nos.write(2, b'oneDNN custom operations are on')\nprint('fine')")
+    assert run(path, "--keep") == 0
+    assert [output["text"] for output in code_cells(path)[0]["outputs"]] == [["fine\n"]]
 
 
 def test_stderr_is_shown_but_not_stored_and_nothing_is_kept(tmp_path, capsys):

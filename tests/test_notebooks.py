@@ -225,7 +225,8 @@ def must_not_mount(folder):
 
 
 @pytest.mark.parametrize("start", [".", "figures/quick"])
-def test_first_cell_finds_a_local_project(tmp_path, run_first_cell, start):
+def test_first_cell_finds_a_local_project_and_installs_nothing(tmp_path, run_first_cell, monkeypatch, start):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     project = make_project(tmp_path / "a project")
     (project / start).mkdir(parents=True, exist_ok=True)
     assert run_first_cell(project / start) == []

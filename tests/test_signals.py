@@ -54,7 +54,9 @@ def test_anything_else_has_signals_of_its_own(split, tmp_path, change):
     teacher = network(1) if change == "teacher" else network()
     other = Split(255 - split.images, split.labels) if change == "images" else split
     options = {"view": view, "seed": 1, "epochs": 2}
-    options |= {"view": {"view": pipeline.View(shift=1.0)}, "seed": {"seed": 2}, "taps": {"taps": ("fc",)}}.get(change, {})
+    options |= {"view": {"view": pipeline.View(shift=1.0)}, "seed": {"seed": 2}, "taps": {"taps": ("fc",)}}.get(
+        change, {}
+    )
     signals.teacher_signals(teacher, other, folder=tmp_path, **options)
     assert len(list(tmp_path.iterdir())) == 2
 

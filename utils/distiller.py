@@ -34,7 +34,9 @@ class Distiller(keras.Model):
     def __init__(self, student: keras.Model, teacher: keras.Model | None, method, name: str = "distiller"):
         super().__init__(name=name)
         if not student.built:
-            raise ValueError(f"The student {student.name!r} has no weights yet. Call it on a batch, or give it an Input.")
+            raise ValueError(
+                f"The student {student.name!r} has no weights yet. Call it on a batch, or give it an Input."
+            )
         self.student = student
         self.method = method
         # Held in a function, not as an attribute: Keras would track the teacher as a layer of this model,

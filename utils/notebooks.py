@@ -125,6 +125,8 @@ class Run(NotebookClient):
             store_widget_state=False,
             coalesce_streams=True,
             force_raise_errors=True,
+            # What C++ code writes (TensorFlow greets each machine differently) is no output of a cell.
+            extra_arguments=["--IPKernelApp.capture_fd_output=False"],
         )
         self.name, self.screen, self.progress = name, screen, progress
         self.code = [cell for cell in notebook.cells if cell.cell_type == "code"]
@@ -246,14 +248,17 @@ def execute(notebook, name: str, screen: Screen, profile: str) -> Outcome:
         stop = threading.Event()
         watcher = threading.Thread(target=run.watch, args=(stop,), daemon=True)
         watcher.start()
-        fault = ""
+        fault, log = "", Path(folder) / "stderr.txt"
         try:
-            run.execute(cwd=str(ROOT), env=environment)
+            with log.open("w", encoding="utf-8") as stderr:
+                run.execute(cwd=str(ROOT), env=environment, stderr=stderr)
         except CellExecutionError as error:
             fault = f"{error.ename}: {error.evalue}"
             screen.line(error.traceback if screen.live else re.sub(r"\x1b\[[0-9;]*m", "", error.traceback))
         except DeadKernelError:
             fault = "the kernel died; a machine that is out of memory does that"
+            for line in log.read_text(encoding="utf-8", errors="replace").splitlines()[-20:]:
+                screen.line("    " + line)
         finally:
             stop.set()
             watcher.join()

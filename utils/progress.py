@@ -42,7 +42,9 @@ class ProgressBar(keras.callbacks.Callback):
         done = epoch + 1
         seconds = time.perf_counter() - self.began
         bar = "█" * (20 * done // self.epochs)
-        figures = " ".join(f"{name} {value:.4f}" for name, value in (logs or {}).items() if "loss" in name or "acc" in name)
+        figures = " ".join(
+            f"{name} {value:.4f}" for name, value in (logs or {}).items() if "loss" in name or "acc" in name
+        )
         rate, left = done * self.images / seconds, seconds / done * (self.epochs - done)
         self._show(f"{self.title}: {bar:<20} {done}/{self.epochs} {figures} {rate:,.0f} images/s, {left:.0f} s left")
 

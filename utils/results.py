@@ -13,7 +13,8 @@ import os
 import platform
 import sys
 import textwrap
-from datetime import datetime, timezone
+from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -75,6 +76,7 @@ def _mentions(thing, tree: ast.AST) -> list:
     return [f for f in found if (inspect.isfunction(f) or inspect.isclass(f)) and f.__module__.startswith(package)]
 
 
+@cache  # and so the code as it was loaded, even if a file is edited while a long run goes on
 def code_version(*objects) -> str:
     """Hex digest of the code of functions and classes and of all of this package that they call on.
 
@@ -131,7 +133,7 @@ def read_json(path: Path) -> dict | None:
     except FileNotFoundError:
         return None
     except ValueError as fault:  # bad JSON and bad UTF-8 are both ValueErrors
-        aside = path.with_name(f"{path.name}.corrupt-{datetime.now(timezone.utc):%Y%m%dT%H%M%S%f}")
+        aside = path.with_name(f"{path.name}.corrupt-{datetime.now(UTC):%Y%m%dT%H%M%S%f}")
         os.replace(path, aside)
         print(f"{path.name} cannot be read ({fault}). It is kept as {aside.name}; its run will be made again.")
         return None
@@ -145,7 +147,7 @@ def record_path(folder: Path, config: dict) -> Path:
 
 def save_record(folder: Path, config: dict, content: dict) -> Path:
     """Record a run: its configuration, the content given, versions and the time."""
-    stamp = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    stamp = datetime.now(UTC).isoformat(timespec="seconds")
     return write_json(
         record_path(folder, config), {"config": config, **content, "versions": versions(), "recorded_at": stamp}
     )

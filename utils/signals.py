@@ -24,7 +24,8 @@ def predict_logits(model, images: np.ndarray, batch_size: int = 500) -> np.ndarr
     return np.concatenate([forward(images[i : i + batch_size]).numpy() for i in range(0, len(images), batch_size)])
 
 
-def _compute(teacher, split, *, taps, view, seed, views) -> dict[str, np.ndarray]:
+def ask(teacher, split, *, taps, view, seed, views) -> dict[str, np.ndarray]:
+    """What the teacher says of each view of each image, in inference mode: {name: [views, n, ...]}."""
     forward_all = with_taps(teacher, taps)
     forward = tf.function(lambda images: forward_all(images, training=False), reduce_retracing=True)
     found: dict[str, list] = {}
@@ -79,12 +80,12 @@ def teacher_signals(
         "view": repr(view),
         "seed": seed if view is not None else None,
         "views": views,
-        "code": results.code_version(pipeline.augment, _compute),
+        "code": results.code_version(ask),
     }
     path = None if folder is None else Path(folder) / f"signals-{results.key_of(config)}.npz"
     found = None if path is None else _read(path, (views, len(split)))
     if found is None:
-        found = _compute(teacher, split, taps=tuple(taps), view=view, seed=seed, views=views)
+        found = ask(teacher, split, taps=tuple(taps), view=view, seed=seed, views=views)
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary = path.with_name(f".{path.stem}.{os.getpid()}.npz")

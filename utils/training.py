@@ -22,6 +22,9 @@ PURPOSES = ("choose", "report")
 # Below so many steps, compiling with XLA takes longer than it saves.
 WORTH_COMPILING = 500
 
+# What a record's numbers depend on beside the method, the model and `fit_distiller`.
+MEASURED_BY = (signals.ask, signals.predict_logits, metrics.classification_summary, metrics.teacher_agreement)
+
 
 class TrainingFailed(RuntimeError):
     """A run whose loss became NaN or infinite; it is recorded as failed and never used as a result."""
@@ -176,7 +179,7 @@ def train_and_evaluate(
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "view": repr(view) if view else None,
-        "code": results.code_version(type(method), build_model, fit_distiller, signals.teacher_signals),
+        "code": results.code_version(type(method), build_model, fit_distiller, *MEASURED_BY),
         "tensorflow": results.versions()["tensorflow"],
         "keras": results.versions()["keras"],
     }
@@ -253,7 +256,13 @@ def _save_weights(model: keras.Model, path: Path) -> None:
 
 
 def temperature_sweep(
-    build_model, data: Dataset, teachers: dict[int, Run], *, temperatures: Iterable[float], alpha: float = 0.5, **options
+    build_model,
+    data: Dataset,
+    teachers: dict[int, Run],
+    *,
+    temperatures: Iterable[float],
+    alpha: float = 0.5,
+    **options,
 ) -> dict[float, list[Run]]:
     """KD at each temperature for each seed: {T: [run of each seed]}.
 
@@ -273,7 +282,14 @@ def temperature_sweep(
 
 
 def grid_search(
-    build_model, data: Dataset, teacher: Run, *, alphas: Iterable[float], temperatures: Iterable[float], seeds, **options
+    build_model,
+    data: Dataset,
+    teacher: Run,
+    *,
+    alphas: Iterable[float],
+    temperatures: Iterable[float],
+    seeds,
+    **options,
 ) -> dict[tuple[float, float], list[Run]]:
     """KD at each (alpha, T) for each seed, on train and validation only: {(alpha, T): [run of each seed]}.
 

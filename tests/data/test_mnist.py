@@ -222,20 +222,21 @@ def test_without_a_file_the_download_is_taken_under_a_timeout(tmp_path, download
 
 
 @pytest.mark.parametrize(
-    "answer",
+    ("answer", "reason"),
     [
-        OSError("no network\nhere"),
-        ValueError("hash"),
-        ARRAYS | {"x_test": ARRAYS["x_test"][:5]},
-        ARRAYS | {"y_train": ARRAYS["y_train"][::-1]},
+        (OSError("no network\nhere"), "OSError: no network here"),
+        (ValueError("hash"), "ValueError: hash"),
+        (ARRAYS | {"x_test": ARRAYS["x_test"][:5]}, "x_test has shape (5, 28, 28)"),
+        (ARRAYS | {"y_train": ARRAYS["y_train"][::-1]}, "the values differ"),
     ],
 )
-def test_when_the_download_fails_auto_takes_the_standin_and_says_so(tmp_path, download, capsys, answer):
+def test_when_the_download_fails_auto_takes_the_standin_and_says_so(tmp_path, download, capsys, answer, reason):
     download.answer = answer
     assert load_mnist("auto", tmp_path).is_standin
     out = capsys.readouterr().out
     assert out.count("\n") == 1
     assert "NOT MNIST" in out
+    assert reason in out
     assert "its numbers are not MNIST's" in out
     assert socket.getdefaulttimeout() is None
 
