@@ -131,9 +131,10 @@ def test_progress_file_and_printed_lines_are_shown_while_the_cell_runs(tmp_path,
         "time.sleep(1.2)\n"
         "print('the end of the cell')"
     )
-    assert run(write(tmp_path / "Small.ipynb", source)) == 0
-    said = capsys.readouterr().out
-    assert said.index("| run 3 of 30\n") < said.index("    the end of the cell\n")
+    assert run(write(tmp_path / "Small.ipynb", source, "time.sleep(1.2)")) == 0
+    during, after = capsys.readouterr().out.split("    the end of the cell\n")
+    assert "left | run 3 of 30\n" in during
+    assert "run 3 of 30" not in after
     outputs = code_cells(tmp_path / "the build" / "Small.ipynb")[0]["outputs"]
     assert [output["text"] for output in outputs] == [["the end of the cell\n"]]
 

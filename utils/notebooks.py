@@ -159,9 +159,12 @@ class Run(NotebookClient):
         self.cell_began = now
 
     def _where(self) -> str:
+        return f"{self.name}: {self.place} | {self._clocks()}"
+
+    def _clocks(self) -> str:
         now = time.monotonic()
         left = time_left(self.planned, max(len(self.seconds) - 1, 0), now - self.began, now - self.cell_began)
-        return f"{self.name}: {self.place} | {clock(now - self.began)}, about {clock(left)} left"
+        return f"{clock(now - self.began)}, about {clock(left)} left"
 
     def output(self, outs, msg, display_id, cell_index):
         """nbclient's hook for each output; what a cell prints is shown as it comes."""
@@ -171,16 +174,17 @@ class Run(NotebookClient):
         return super().output(outs, msg, display_id, cell_index)
 
     def watch(self, stop: threading.Event) -> None:
-        """Keep the status line fresh: the last line that a training run wrote to the progress file, and the clock."""
-        news, read = "", 0
+        """Keep the status line fresh: the clock, and the last line that the running cell wrote to the progress file."""
+        news, news_of, read = "", "", 0
         while not stop.wait(0.5):
             if self.progress.exists():
                 with self.progress.open(encoding="utf-8", errors="replace") as file:
                     file.seek(read)
                     lines = file.read().splitlines()
                     read = file.tell()
-                news = lines[-1] if lines else news
-            self.screen.status(f"{self._where()} | {news}" if news else self._where())
+                if lines:
+                    news, news_of = lines[-1], self.place
+            self.screen.status(f"    {self._clocks()} | {news}" if news_of == self.place else self._where())
 
     def longest(self) -> str:
         """The three cells that took longest, so that one sees where the time went."""
