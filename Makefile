@@ -33,8 +33,8 @@ test: environment ## unit tests, then every cell of both notebooks in the quick 
 	KD_PROFILE=quick KD_OUTPUT=build/test KD_PROGRESS=/dev/null IPYTHONDIR=build/test/ipython \
 	  $(VENV_PYTHON) -m pytest -v --durations=5 --nbval --nbval-current-env --nbval-cell-timeout=1200 $(NOTEBOOKS)
 
-bench: environment ## training speed against Keras's Distiller and the template's loop
-	@$(VENV_PYTHON) -m benchmarks.speed
+bench: environment ## training speed against Keras's Distiller and the template's loop (about 10 minutes)
+	@KD_PROFILE=full $(VENV_PYTHON) -m benchmarks.speed
 
 check: environment ## lint and format, code and notebooks
 	$(VENV_PYTHON) -m ruff check .
