@@ -88,6 +88,7 @@ def digits(numbers, text):
     for ax, image in zip(axes.flat, images.reshape(-1, *images.shape[2:]), strict=True):
         ax.imshow(image, cmap="gray_r", vmin=0, vmax=1)
         ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
     for ax, label in zip(axes[:, 0], numbers["rows"], strict=True):
         ax.set_ylabel(label, rotation=0, ha="right", va="center")
     for ax, label in zip(axes[0], numbers["columns"], strict=True):
@@ -173,6 +174,7 @@ def soft_targets(numbers, text):
     for row, image in zip(axes, numbers["images"], strict=True):
         row[0].imshow(image["pixels"], cmap="gray_r", vmin=0, vmax=1)
         row[0].set(xticks=[], yticks=[], title=image["title"])
+        row[0].spines[:].set_visible(False)
         for ax, temperature, probabilities in zip(row[1:], t, image["probabilities"], strict=True):
             colours = [ORANGE if k == image["label"] else BLUE for k in range(len(probabilities))]
             ax.bar(range(len(probabilities)), probabilities, color=colours)

@@ -1,0 +1,81 @@
+"""Every figure is drawn, saved with its numbers, and says where they come from."""
+
+import json
+
+import matplotlib
+import numpy as np
+import pytest
+from PIL import Image
+
+from utils import models, plots
+
+matplotlib.use("agg")
+ORIGIN = {"task": "task1", "source": "made for tests", "seeds": [0, 1, 2], "note": "a note"}
+T = [1, 4, 64]
+INTERVAL = {"mean": 0.5, "low": 0.2, "high": 0.8, "outside_noise": True}
+FIGURES = {
+    "digits": {"images": np.zeros((2, 3, 5, 5)), "rows": ["a", "b"], "columns": ["1", "2", "3"]},
+    "gradient_norms": {"temperatures": T, "with_t2": [1, 2, 3], "without_t2": [1, 0.1, 0.01], "cross_entropy": 1.0},
+    "learning_curves": {
+        "panels": [{"title": "t", "unit": "nats", "lines": [{"label": "l", "values": [[3, 2, 1], [3, 2, 2]]}]}]
+    },
+    "search_heatmap": {"alphas": [0.1, 0.9], "temperatures": T, "accuracy": [[0.9] * 3, [0.8] * 3], "chosen": [0.9, 4]},
+    "temperature_curve": {
+        "temperatures": T,
+        "distilled": [[0.9, 0.91, 0.92], [0.9, 0.92, 0.91]],
+        "teacher": [0.99, 0.98],
+        "scratch": [0.8, 0.81],
+    },
+    "soft_targets": {
+        "temperatures": T,
+        "images": [{"pixels": np.zeros((4, 4)), "title": "x", "label": 1, "probabilities": [[0.2, 0.8]] * 3}],
+    },
+    "target_entropy": {"temperatures": T, "quantiles": np.sort(np.random.default_rng(0).random((3, 5))), "most": 3.3},
+    "paired_runs": {
+        "panels": [{"title": "t", "scratch": [0.8, 0.9], "distilled": [0.9, 0.95], "difference": INTERVAL}]
+    },
+    "recall_gain": {"classes": ["a", "b"], "gains": [INTERVAL, INTERVAL | {"outside_noise": False}]},
+    "cost_by_layer": {
+        "networks": [{"name": "n", "rows": [{"layer": "fc", "parameters": 10, "flops": 20}]}],
+        "quantities": {"parameters": "parameters", "flops": "FLOPs", "multiply_adds": "multiply-adds"},
+    },
+}
+FIGURES["cost_by_layer"]["networks"][0]["rows"][0]["multiply_adds"] = 5
+
+
+def texts_of(figure):
+    return [t.get_text() for t in figure.findobj(matplotlib.text.Text) if t.get_text()]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_each_figure_is_saved_with_its_numbers_and_origin(name, tmp_path):
+    figure = plots.publish(name, getattr(plots, name), FIGURES[name], ORIGIN, tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f"{name}.json", f"{name}.png"]
+    with Image.open(tmp_path / f"{name}.png") as image:
+        assert round(image.info["dpi"][0]) >= 150
+    stored = json.loads((tmp_path / f"{name}.json").read_text())
+    assert set(stored["numbers"]) == set(FIGURES[name]) and stored["source"] == "made for tests"
+    assert stored["profile"] in ("quick", "full") and stored["versions"]["tensorflow"]
+    (caption,) = [t for t in texts_of(figure) if "made for tests" in t]
+    assert "profile" in caption and "3 seeds" in caption and "a note" in caption
+
+
+@pytest.mark.parametrize("name", sorted(set(FIGURES) - {"digits", "soft_targets", "paired_runs", "cost_by_layer"}))
+def test_axes_with_numbers_are_named(name, tmp_path):
+    figure = plots.publish(name, getattr(plots, name), FIGURES[name], ORIGIN, tmp_path)
+    assert figure.axes[0].get_xlabel() and all(ax.get_ylabel() for ax in figure.axes)
+
+
+def test_the_band_is_the_interval_over_seeds(tmp_path):
+    figure = plots.publish("t", plots.temperature_curve, FIGURES["temperature_curve"], ORIGIN, tmp_path)
+    (ax,) = figure.axes
+    line = next(line for line in ax.lines if "distilled" in line.get_label())
+    np.testing.assert_allclose(line.get_ydata(), [90.0, 91.5, 91.5])
+    band = ax.collections[0].get_paths()[0].vertices[:, 1]
+    assert band.max() == pytest.approx(91.5 + 12.7062 * 0.5, abs=1e-3)  # t(0.975, 1) · sd / √2
+
+
+def test_diagrams_show_every_layer(tmp_path):
+    student = models.mnist_student()
+    figure = plots.publish("models", plots.diagrams(student), {"rows": []}, ORIGIN, tmp_path)
+    assert {"fc1", "fc2", "logits"} <= set(texts_of(figure))

@@ -1,0 +1,44 @@
+"""The race is only run between equals, and its ratios are taken within a round."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from benchmarks import speed
+from utils.data import Split
+from utils.models import mnist_teacher
+
+
+@pytest.fixture(scope="module")
+def split():
+    rng = np.random.default_rng(0)
+    return Split(rng.integers(0, 256, (256, 28, 28, 1)).astype(np.uint8), rng.integers(0, 10, 256).astype(np.int32))
+
+
+def test_all_variants_compute_the_same_loss_and_gradient(split):
+    report = speed.same_loss_and_gradient(mnist_teacher(), split)
+    assert set(report) == {"template", "keras", "live", "cached"}
+    assert all(entry["relative gap of the gradient"] < 1e-3 for entry in report.values())
+
+
+def test_a_variant_with_another_loss_is_not_raced(split, monkeypatch):
+    right = speed.keras_distiller
+
+    def wrong(teacher, student, jit):
+        model = right(teacher, student, jit)
+        model.student_loss_weight = 0.9
+        return model
+
+    monkeypatch.setattr(speed, "keras_distiller", wrong)
+    with pytest.raises(ValueError, match="keras computes another loss"):
+        speed.same_loss_and_gradient(mnist_teacher(), split)
+
+
+def test_ratios_pair_the_rounds_and_charge_the_teachers_pass():
+    rates = pd.DataFrame(
+        {"template": [1.0, 2.0], "keras, XLA": [4.0, 4.0], "keras, no XLA": [2.0, 8.0], "live": [4.0, 8.0],
+         "cached": [20.0, 40.0], "scratch": [10.0, 20.0], "limit": [40.0, 40.0], "teacher pass": [5.0, 5.0]}
+    )  # fmt: skip
+    found = speed.ratios(rates, epochs=4)
+    assert found["cached / keras"].tolist() == [5.0, 5.0] and found["cached / template"].tolist() == [20.0, 20.0]
+    assert found["cached, its pass paid in 4 epochs / keras"].tolist() == pytest.approx([10 / 4, (40 / 3) / 8])
