@@ -130,7 +130,9 @@ def same_loss_and_gradient(teacher, split: Split) -> dict:
         return peer.compute_loss(x=batch["image"], y=batch["label"], y_pred=predicted, training=True)
 
     def our_loss(given):
-        return ours.method.loss(ours.with_teacher_signals(given), {"logits": student(given["image"], training=True)})[0]
+        return ours.method.loss(
+            ours.with_teacher_signals(given), {"logits": student(given["image"], training=True)}, {}
+        )[0]
 
     found = {}
     for name, loss in {
@@ -292,7 +294,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="counted rounds after one warm-up (default 5)")
     parser.add_argument("--images", type=int, default=60000, help="images in an epoch of the fast variants")
     parser.add_argument("--sweep-images", type=int, default=12800, help="images of the timed sweep")
-    parser.add_argument("--sweep-epochs", type=int, default=2, help="epochs of the timed sweep")
+    parser.add_argument("--sweep-epochs", type=int, default=12, help="epochs of the timed sweep")
     options = parser.parse_args()
     split, source = mnist_sized(options.images)
     keras.utils.set_random_seed(0)

@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras import layers
 
 from utils.distiller import Distiller, with_taps
-from utils.methods import KD, Scratch
+from utils.methods import KD, Method, Scratch
 
 CLASSES = 3
 
@@ -87,9 +87,9 @@ def test_the_student_trains_in_training_mode_and_everything_else_runs_in_inferen
     seen = []
 
     class Spy(KD):
-        def loss(self, batch, outputs):
+        def loss(self, batch, outputs, heads):
             seen.append(outputs["logits"])
-            return super().loss(batch, outputs)
+            return super().loss(batch, outputs, heads)
 
     spied = compiled(student, teacher, Spy(), run_eagerly=True)
     expected_training = student(batch["image"], training=True)
@@ -254,3 +254,40 @@ def test_layers_weight_decay_is_part_of_the_loss():
     penalty = float(tf.reduce_sum(student.layers[-1].kernel ** 2))
     logs = distiller.train_step(next(iter(batches())))
     assert float(logs["loss"]) == pytest.approx(float(logs["cross_entropy"]) + penalty, rel=1e-5)
+
+
+class Hint(Method):
+    """A method with a head: regress the teacher's hidden layer; its prediction is read from reversed logits."""
+
+    name, terms, teacher_taps, student_taps = "hint", ("hint", "epoch"), ("hidden",), ("hidden",)
+
+    def make_heads(self, student):
+        return {"regressor": keras.Sequential([keras.Input((8,)), layers.Dense(5)])}
+
+    def class_logits(self, outputs):
+        return -outputs["logits"]
+
+    def loss(self, batch, outputs, heads):
+        gap = heads["regressor"](outputs["hidden"]) - batch["teacher"]["hidden"]
+        hint = tf.reduce_mean(gap**2) + 0.0 * tf.reduce_sum(outputs["logits"])
+        return hint, {"hint": hint, "epoch": tf.cast(batch["epoch"], tf.float32)}
+
+
+@pytest.mark.parametrize("options", [{}, {"jit_compile": True, "steps_per_execution": 3}])
+def test_a_methods_heads_are_trained_with_the_student_but_are_no_part_of_it(options):
+    teacher, student = network(1, width=5), network(2)
+    distiller = compiled(student, teacher, Hint(), **options)
+    before = weights_of(distiller.heads["regressor"])
+    data = batches(n=24, repeat=2).enumerate().map(lambda i, b: b | {"epoch": i // 3})
+    history = fit(distiller, data, epochs=2, steps_per_epoch=3).history
+    assert not same(before, weights_of(distiller.heads["regressor"]))
+    assert history["loss"][1] < history["loss"][0] and history["epoch"] == [0.0, 1.0]
+    assert len(student.trainable_variables) == 4 and len(distiller.trainable_variables) == 6
+
+
+def test_accuracy_is_read_from_the_methods_class_logits():
+    student = network(2)
+    batch = next(iter(batches(batch_size=20))) | {"epoch": 0}
+    logs = compiled(student, network(1, width=5), Hint()).test_step(batch)
+    expected = np.mean(np.argmin(student(batch["image"]), -1) == batch["label"])
+    assert float(logs["accuracy"]) == pytest.approx(expected)

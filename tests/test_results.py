@@ -73,7 +73,7 @@ def test_digest_sees_values_types_and_shapes():
     assert results.digest(a) not in others
 
 
-def _functions(tmp_path, monkeypatch, body):
+def _functions(tmp_path, monkeypatch, body, factor=2):
     """A module of this package's name space with `outer`, which calls `inner`, whose body is given."""
     import importlib
     import sys
@@ -81,7 +81,9 @@ def _functions(tmp_path, monkeypatch, body):
     folder = tmp_path / "made"
     folder.mkdir(exist_ok=True)
     file = folder / "made_module.py"
-    file.write_text(f"def inner(x):\n{body}\n\n\ndef outer(x):\n    '''Doc.'''\n    return inner(x) + 1\n")
+    file.write_text(
+        f"FACTOR = {factor}\n\n\ndef inner(x):\n{body}\n\n\ndef outer(x):\n    '''Doc.'''\n    return inner(x) + 1\n"
+    )
     monkeypatch.syspath_prepend(str(folder))
     sys.modules.pop("made_module", None)
     importlib.invalidate_caches()
@@ -100,6 +102,14 @@ def test_the_code_version_follows_calls_and_ignores_comments(tmp_path, monkeypat
     versions = [
         results.code_version(_functions(tmp_path, monkeypatch, body))
         for body in ("    return 2 * x", "    '''Doc.'''\n    # why\n    return 2 * x", "    return 3 * x")
+    ]
+    assert versions[0] == versions[1] != versions[2]
+
+
+def test_the_code_version_sees_the_constants_that_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.dont_write_bytecode", True)
+    versions = [
+        results.code_version(_functions(tmp_path, monkeypatch, "    return FACTOR * x", factor)) for factor in (2, 2, 3)
     ]
     assert versions[0] == versions[1] != versions[2]
 

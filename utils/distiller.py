@@ -22,10 +22,10 @@ def with_taps(model: keras.Model, taps: tuple[str, ...]):
 class Distiller(keras.Model):
     """Trains `student` under `method`; `teacher` may be None where batches carry its signals.
 
-    Batches are dicts: "image" float [B, H, W, C], "label" int [B], "index" int [B] and, if cached,
-    "teacher": {"logits": [B, C], tap: [B, ...]}. Without "teacher", the live teacher is asked: in
-    inference mode, outside the tape. Only the student's variables are trained, and `weights` are the
-    student's: the teacher is not part of this model.
+    Batches are dicts: "image" float [B, H, W, C], "label" int [B], "index" int [B], "epoch" int [] and, if
+    cached, "teacher": {"logits": [B, C], tap: [B, ...]}. Without "teacher", the live teacher is asked: in
+    inference mode, outside the tape. What is trained are the student's variables and those of the
+    method's heads; the teacher is not part of this model.
 
     With `jit_compile=True`, `steps_per_execution` batches are trained in one XLA call. The live
     teacher stays outside of it, since XLA's convolutions are slow on CPUs.
@@ -39,6 +39,7 @@ class Distiller(keras.Model):
             )
         self.student = student
         self.method = method
+        self.heads = method.make_heads(student)
         # Held in a function, not as an attribute: Keras would track the teacher as a layer of this model,
         # and count, train, save and load its weights with the student's.
         self._teacher = lambda: teacher
@@ -77,7 +78,7 @@ class Distiller(keras.Model):
         variables = self.trainable_variables
         with tf.GradientTape() as tape:
             outputs = self._student_outputs(batch["image"], training=True)
-            total, terms = self.method.loss(batch, outputs)
+            total, terms = self.method.loss(batch, outputs, self.heads)
             if self.student.losses:  # weight decay and the like, if the student has any
                 total += tf.add_n(self.student.losses)
             scaled = self.optimizer.scale_loss(total)
@@ -94,7 +95,7 @@ class Distiller(keras.Model):
     def test_step(self, batch):
         batch = self.with_teacher_signals(batch)
         outputs = self._student_outputs(batch["image"], training=False)
-        total, terms = self.method.loss(batch, outputs)
+        total, terms = self.method.loss(batch, outputs, self.heads)
         self._track(batch, outputs, total, terms)
         return self.get_metrics_result()
 
@@ -104,7 +105,7 @@ class Distiller(keras.Model):
     def _track(self, batch, outputs, total, terms) -> None:
         """Weighs by batch size, so that the epoch's figures are means over images, last batch included."""
         size = tf.shape(batch["label"])[0]
-        predicted = tf.argmax(outputs["logits"], axis=-1, output_type=batch["label"].dtype)
+        predicted = tf.argmax(self.method.class_logits(outputs), axis=-1, output_type=batch["label"].dtype)
         hits = tf.reduce_mean(tf.cast(predicted == batch["label"], tf.float32))
         for name, value in {"loss": total, **terms, "accuracy": hits}.items():
             self.trackers[name].update_state(value, sample_weight=size)

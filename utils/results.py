@@ -62,23 +62,27 @@ def _bare_tree(thing) -> ast.AST:
     return tree
 
 
-def _mentions(thing, tree: ast.AST) -> list:
-    """Functions and classes of this package that the code of `thing` names, as `name` or as `module.name`."""
+def _mentions(thing, tree: ast.AST) -> tuple[list, list]:
+    """What the code of `thing` names, as `name` or as `module.name`: functions and classes of this package, and
+    constants."""
     scope = vars(sys.modules[thing.__module__])
+    package = __name__.partition(".")[0]
     found = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Name):
-            found.append(scope.get(node.id))
+            found.append((node.id, scope.get(node.id)))
         elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             module = scope.get(node.value.id)
-            found.append(getattr(module, node.attr, None) if inspect.ismodule(module) else None)
-    package = __name__.partition(".")[0]
-    return [f for f in found if (inspect.isfunction(f) or inspect.isclass(f)) and f.__module__.startswith(package)]
+            ours = inspect.ismodule(module) and module.__name__.startswith(package)
+            found.append((node.attr, getattr(module, node.attr, None) if ours else None))
+    code = [f for _, f in found if inspect.isroutine(f) or inspect.isclass(f)]
+    constants = [(name, repr(c)) for name, c in found if isinstance(c, bool | int | float | str | tuple)]
+    return [f for f in code if (f.__module__ or "").startswith(package)], constants
 
 
 @cache  # and so the code as it was loaded, even if a file is edited while a long run goes on
 def code_version(*objects) -> str:
-    """Hex digest of the code of functions and classes and of all of this package that they call on.
+    """Hex digest of functions and classes, of all of this package that they call on, and of the constants they read.
 
     A recorded result is used again only while the code that made it says the same. Comments,
     docstrings and layout do not count.
@@ -89,8 +93,9 @@ def code_version(*objects) -> str:
         name = f"{thing.__module__}.{thing.__qualname__}"
         if name not in trees:
             tree = _bare_tree(thing)
-            trees[name] = ast.dump(tree)
-            waiting += _mentions(thing, tree)
+            code, constants = _mentions(thing, tree)
+            trees[name] = (ast.dump(tree), sorted(constants))
+            waiting += code
     return hashlib.sha256(repr(sorted(trees.items())).encode()).hexdigest()[:12]
 
 

@@ -41,7 +41,8 @@ def apply(image, view, *, seed=0, epoch=0, index=0, size=N):
 
 def test_elements_have_the_promised_types_and_values(split):
     element = collect(split)[0]
-    assert {key: value.dtype for key, value in element.items()} == {"image": "f4", "label": "i4", "index": "i8"}
+    types = {key: value.dtype for key, value in element.items()}
+    assert types == {"image": "f4", "label": "i4", "index": "i8", "epoch": "i8"}
     assert element["image"].shape == (5, 28, 28, 1)
     np.testing.assert_allclose(element["image"], split.images[element["index"]] / 255, atol=1e-7)
     np.testing.assert_array_equal(element["label"], element["index"])
@@ -62,6 +63,7 @@ def test_the_same_seed_gives_the_same_batches_and_another_seed_another_order(spl
 def test_each_epoch_has_each_image_once_in_another_order_and_no_batch_straddles(split):
     parts = collect(split, epochs=3)
     assert [len(part["index"]) for part in parts] == [5, 5, 5, 5, 3] * 3
+    assert [int(part["epoch"]) for part in parts] == [0] * 5 + [1] * 5 + [2] * 5
     orders = [joined(parts[5 * e : 5 * e + 5], "index") for e in range(3)]
     for order in orders:
         np.testing.assert_array_equal(np.sort(order), np.arange(N))

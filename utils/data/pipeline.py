@@ -150,8 +150,8 @@ def batches(
             first_epoch + v; one view serves every epoch, which is right only where the images are not augmented.
 
     Yields:
-        {"image": float32 [b, h, w, c] in [0, 1], "label": int32 [b], "index": int64 [b], the position in the split},
-        and with signals "teacher": {name: [b, ...]}.
+        {"image": float32 [b, h, w, c] in [0, 1], "label": int32 [b], "index": int64 [b], the position in the split,
+        "epoch": int64 []}, and with signals "teacher": {name: [b, ...]}.
     """
     n = len(split)
     per_epoch = steps(n, batch_size)
@@ -178,7 +178,7 @@ def batches(
             image = to_float(tf.gather(images, index))
             if view is not None:
                 image = _transform(image, table, index)
-            batch = {"image": image, "label": tf.gather(labels, index), "index": index}
+            batch = {"image": image, "label": tf.gather(labels, index), "index": index, "epoch": epoch}
             if signals:
                 batch["teacher"] = {
                     name: tf.gather(flat[name], index + (n * (epoch - first_epoch) if len(array) > 1 else 0))

@@ -22,7 +22,7 @@ class KD(Method):
         losses.check_alpha(self.alpha)
         losses.check_temperature(self.temperature)
 
-    def loss(self, batch, outputs):
+    def loss(self, batch, outputs, heads):
         hard = losses.compute_plain_cross_entropy_loss(batch["label"], outputs["logits"])
         soft = losses.distillation_loss(batch["teacher"]["logits"], outputs["logits"], self.temperature)
         total = (1 - self.alpha) * hard + self.alpha * soft

@@ -16,6 +16,6 @@ class Scratch(Method):
     needs_teacher: ClassVar[bool] = False
     terms: ClassVar[tuple[str, ...]] = ("cross_entropy",)
 
-    def loss(self, batch, outputs):
+    def loss(self, batch, outputs, heads):
         total = losses.compute_plain_cross_entropy_loss(batch["label"], outputs["logits"])
         return total, {"cross_entropy": total}
