@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from utils.distiller import Distiller, with_taps
+from utils.distiller import Distiller, TrainingFailed, with_taps
 from utils.methods import KD, Method, Scratch
 
 CLASSES = 3
@@ -211,19 +211,21 @@ def test_callbacks_evaluate_predict_and_saving_work_as_for_any_keras_model(tmp_p
 
 
 @pytest.mark.parametrize("options", [{}, {"jit_compile": True, "steps_per_execution": 2}])
-def test_the_step_of_the_first_loss_that_is_not_finite_is_noted(options):
+def test_the_first_loss_that_is_not_finite_ends_the_training_and_names_its_step(options):
     student = network(2, activation=None)  # TensorFlow's ReLU turns NaN into 0 on CPUs
     data = batches(n=32, batch_size=8).enumerate()
     data = data.map(lambda i, b: b | {"image": tf.where(i == 2, float("nan"), 1.0) * b["image"]})
     distiller = compiled(student, None, Scratch(), **options)
-    fit(distiller, data, epochs=1, steps_per_epoch=4)
-    assert int(distiller.failed_at) == 2
+    with pytest.raises(TrainingFailed, match="at step 2"):
+        fit(distiller, data, epochs=1, steps_per_epoch=4)
 
 
-def test_a_finite_run_notes_no_failure():
+def test_after_a_failure_the_distiller_can_be_fitted_again():
     distiller = compiled(network(2), None, Scratch())
+    before = weights_of(distiller.student)
+    distiller.failed_at.assign(5)
     fit(distiller, batches())
-    assert int(distiller.failed_at) == -1
+    assert int(distiller.failed_at) == -1 and not same(before, weights_of(distiller.student))
 
 
 def test_missing_teacher_signals_are_an_error_in_words():

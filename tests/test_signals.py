@@ -72,7 +72,7 @@ def test_a_damaged_or_foreign_file_is_computed_again(split, tmp_path, capsys):
     np.savez(path, logits=np.zeros((1, 4, 3), np.float32))
     again = signals.teacher_signals(network(), split, folder=tmp_path)
     np.testing.assert_array_equal(first["logits"], again["logits"])
-    assert "another size" in capsys.readouterr().out
+    assert "not those of this split" in capsys.readouterr().out
 
 
 def test_predicted_logits_are_those_of_the_scaled_images(split):

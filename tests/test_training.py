@@ -187,11 +187,36 @@ def test_a_loss_that_turns_nan_stops_the_run_and_is_no_result(folders):
         train(folders, build=exploding_model)
 
 
+def test_weights_that_are_not_finite_after_the_last_step_are_no_result_either(folders, monkeypatch):
+    predict = signals.predict_logits
+
+    def broken(model, images):
+        return predict(model, images) * np.nan
+
+    monkeypatch.setattr(signals, "predict_logits", broken)
+    with pytest.raises(training.TrainingFailed, match="not finite"):
+        train(folders)
+    assert json.loads(next(folders["runs"].iterdir()).read_text())["status"] == "failed"
+
+
+def test_a_student_of_a_teacher_with_other_weights_is_trained_again(folders, capsys):
+    teacher = train(folders, seed=1)
+    student = train(folders, KD(), teacher=teacher)
+    stamp = json.loads(next(folders["runs"].glob("*-kd-*")).read_text())
+    assert stamp["teacher_weights"] == teacher.record["weights_digest"]
+    teacher.record["weights_digest"] = "what another machine would have made"
+    again = train(folders, KD(), teacher=teacher)  # asks the teacher, who is made again, the same as before
+    assert "made again" in capsys.readouterr().out
+    assert same(weights_of(student), weights_of(again))
+
+
 def test_weights_that_are_gone_or_damaged_are_made_again(folders, capsys):
     run = train(folders, seed=1)
     before = weights_of(run)
     run.weights.unlink()
-    assert same(before, weights_of(train(folders, seed=1)))
+    again = train(folders, seed=1)
+    assert same(before, weights_of(again)) and capsys.readouterr().out.count("made again") == 1
+    assert same(before, weights_of(again)) and "made again" not in capsys.readouterr().out
     run.weights.write_bytes(b"damaged")
     assert same(before, weights_of(train(folders, seed=1)))
 

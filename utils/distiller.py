@@ -19,6 +19,22 @@ def with_taps(model: keras.Model, taps: tuple[str, ...]):
     return lambda images, training: tapped(images, training=training)
 
 
+class TrainingFailed(RuntimeError):
+    """A training run whose loss or result is not finite: never a result."""
+
+
+class StopOnFailure(keras.callbacks.Callback):
+    """Ends training at the first loss that is not finite. The Distiller notes the step."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        failed_at = int(self.model.failed_at)
+        if failed_at >= 0:
+            raise TrainingFailed(
+                f"The loss was no longer finite at step {failed_at} (counted from 0). Training stopped there. "
+                "Lower the learning rate, or look at the inputs of the loss."
+            )
+
+
 class Distiller(keras.Model):
     """Trains `student` under `method`; `teacher` may be None where batches carry its signals.
 
@@ -58,6 +74,11 @@ class Distiller(keras.Model):
     def metrics(self):
         return list(self.trackers.values())
 
+    def fit(self, *args, callbacks=None, **kwargs):
+        """Keras's `fit`, stopped by a TrainingFailed that names the step if the loss turns NaN or infinite."""
+        self.failed_at.assign(-1)
+        return super().fit(*args, callbacks=[StopOnFailure(), *(callbacks or [])], **kwargs)
+
     def call(self, images, training=None):
         return self.student(images, training=training)
 
@@ -78,9 +99,7 @@ class Distiller(keras.Model):
         variables = self.trainable_variables
         with tf.GradientTape() as tape:
             outputs = self._student_outputs(batch["image"], training=True)
-            total, terms = self.method.loss(batch, outputs, self.heads)
-            if self.student.losses:  # weight decay and the like, if the student has any
-                total += tf.add_n(self.student.losses)
+            total, terms = self._loss(batch, outputs)
             scaled = self.optimizer.scale_loss(total)
         step = tf.cast(self.optimizer.iterations, tf.int64)
         first_failure = (self.failed_at < 0) & ~tf.math.is_finite(total)
@@ -95,12 +114,18 @@ class Distiller(keras.Model):
     def test_step(self, batch):
         batch = self.with_teacher_signals(batch)
         outputs = self._student_outputs(batch["image"], training=False)
-        total, terms = self.method.loss(batch, outputs, self.heads)
+        total, terms = self._loss(batch, outputs)
         self._track(batch, outputs, total, terms)
         return self.get_metrics_result()
 
     def predict_step(self, batch):
         return self(batch["image"] if isinstance(batch, dict) else batch, training=False)
+
+    def _loss(self, batch, outputs):
+        total, terms = self.method.loss(batch, outputs, self.heads)
+        if self.student.losses:  # weight decay and the like, if the student has any
+            total += tf.add_n(self.student.losses)
+        return total, terms
 
     def _track(self, batch, outputs, total, terms) -> None:
         """Weighs by batch size, so that the epoch's figures are means over images, last batch included."""
@@ -124,7 +149,10 @@ class Distiller(keras.Model):
         saves the calls between, and leaves the processors to XLA for the length of the block.
         """
         self.optimizer.build(self.trainable_variables)
-        ask_teacher = tf.function(self.with_teacher_signals, reduce_retracing=True)
+        ask_live_teacher = tf.function(self.with_teacher_signals, reduce_retracing=True)
+
+        def with_signals(batch):
+            return batch if "teacher" in batch or not self.method.needs_teacher else ask_live_teacher(batch)
 
         @tf.function(jit_compile=True)
         def run_block(stacked, count):
@@ -139,7 +167,7 @@ class Distiller(keras.Model):
             return self.get_metrics_result()
 
         def train_function(iterator):
-            batches = [ask_teacher(batch) for batch in islice(iterator, self.steps_per_execution)]
+            batches = [with_signals(batch) for batch in islice(iterator, self.steps_per_execution)]
             if not batches:
                 raise StopIteration
             full = max(len(batch["label"]) for batch in batches)

@@ -10,6 +10,8 @@ template reads a global model: a loss that closes over a model keeps training th
 the model is rebuilt.
 """
 
+from numbers import Real
+
 import tensorflow as tf
 
 
@@ -33,13 +35,13 @@ def _check_logits(labels, logits, name: str):
 
 def check_temperature(temperature) -> None:
     """Raise a ValueError unless the temperature is above 0."""
-    if isinstance(temperature, int | float) and not 0 < temperature < float("inf"):
+    if isinstance(temperature, Real) and not 0 < temperature < float("inf"):
         raise ValueError(f"temperature is {temperature}; it divides the logits and must be a finite number above 0.")
 
 
 def check_alpha(alpha) -> None:
     """Raise a ValueError unless alpha, the weight of the distillation term, lies in [0, 1]."""
-    if isinstance(alpha, int | float) and not 0 <= alpha <= 1:
+    if isinstance(alpha, Real) and not 0 <= alpha <= 1:
         raise ValueError(
             f"alpha is {alpha}; it is the share of the distillation term and must lie in [0, 1]: "
             "0 is plain cross-entropy, 1 uses the teacher alone."

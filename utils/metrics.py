@@ -71,7 +71,9 @@ def paired_difference(first, second, confidence: float = 0.95) -> dict:
     if first.shape != second.shape:
         raise ValueError(f"Paired runs must come in pairs; received {first.shape} and {second.shape} values.")
     result = mean_interval(first - second, confidence)
-    # With no spread at all the t-test is undefined: equal pairs differ by nothing, others by a constant.
-    flat = result["sd"] == 0
-    p_value = float(result["mean"] == 0) if flat else float(stats.ttest_rel(first, second).pvalue)
+    # Differences without any spread, as a small test set's few possible accuracies can give, say nothing of the
+    # spread there is: the t-test is undefined, and nothing is claimed.
+    if np.allclose(first - second, result["mean"], rtol=0, atol=1e-9):
+        return result | {"p_value": float("nan"), "outside_noise": False}
+    p_value = float(stats.ttest_rel(first, second).pvalue)
     return result | {"p_value": p_value, "outside_noise": bool(result["low"] > 0 or result["high"] < 0)}

@@ -45,10 +45,11 @@ from pathlib import Path
 
 
 def find_project():
-    places = [Path.cwd(), *Path.cwd().parents]
-    for pattern in ("*", "*/*", "drive/MyDrive/*", "drive/MyDrive/*/*", "drive/MyDrive/*/*/*"):
-        places += sorted(Path("/content").glob(pattern))
-    return next((place for place in places if (place / "utils/settings.py").is_file()), None)
+    for pattern in (".", "*", "*/*", "drive/MyDrive/*", "drive/MyDrive/*/*", "drive/MyDrive/*/*/*"):
+        places = [Path.cwd(), *Path.cwd().parents] if pattern == "." else Path("/content").glob(pattern)
+        for place in places:  # the first that fits: to list all of a large Drive takes minutes
+            if (place / "utils/settings.py").is_file():
+                return place
 
 
 if (in_colab := "google.colab" in sys.modules) and find_project() is None:
@@ -311,7 +312,7 @@ def results(folder: Path, since: float) -> list[str]:
         lines += ["", f"{summary['title']} | {summary['profile']} profile | {summary['source']}"]
         width = max((len(str(label)) for label, _ in summary["rows"]), default=0)
         lines += [f"  {label!s:<{width}}  {value}" for label, value in summary["rows"]]
-        lines += [f"  {file}" for file in summary["files"]]
+        lines += [f"  {shown(folder / file)}" for file in summary["files"]]
     return lines
 
 

@@ -76,7 +76,7 @@ def _mentions(thing, tree: ast.AST) -> tuple[list, list]:
             ours = inspect.ismodule(module) and module.__name__.startswith(package)
             found.append((node.attr, getattr(module, node.attr, None) if ours else None))
     code = [f for _, f in found if inspect.isroutine(f) or inspect.isclass(f)]
-    constants = [(name, repr(c)) for name, c in found if isinstance(c, bool | int | float | str | tuple)]
+    constants = [(name, repr(c)) for name, c in found if isinstance(c, bool | int | float | str | tuple | list | dict)]
     return [f for f in code if (f.__module__ or "").startswith(package)], constants
 
 

@@ -38,7 +38,7 @@ def ask(teacher, split, *, taps, view, seed, views) -> dict[str, np.ndarray]:
     return {name: np.stack(per_view) for name, per_view in found.items()}
 
 
-def _read(path: Path, shape: tuple[int, int]) -> dict[str, np.ndarray] | None:
+def _read(path: Path, names: set[str], shape: tuple[int, int]) -> dict[str, np.ndarray] | None:
     """The signals in a file, or None if there is none, or if it does not hold what its name says."""
     try:
         # Opened here: np.load leaves the file open where it turns out to be no archive.
@@ -49,8 +49,8 @@ def _read(path: Path, shape: tuple[int, int]) -> dict[str, np.ndarray] | None:
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as fault:
         print(f"The cached teacher signals {path.name} cannot be read ({fault}); they are computed again.")
         return None
-    if any(array.shape[:2] != shape for array in found.values()):
-        print(f"The cached teacher signals {path.name} have another size than this split; they are computed again.")
+    if set(found) != names or any(array.shape[:2] != shape for array in found.values()):
+        print(f"The cached teacher signals {path.name} are not those of this split; they are computed again.")
         return None
     return found
 
@@ -83,7 +83,7 @@ def teacher_signals(
         "code": results.code_version(ask),
     }
     path = None if folder is None else Path(folder) / f"signals-{results.key_of(config)}.npz"
-    found = None if path is None else _read(path, (views, len(split)))
+    found = None if path is None else _read(path, {"logits", *taps}, (views, len(split)))
     if found is None:
         found = ask(teacher, split, taps=tuple(taps), view=view, seed=seed, views=views)
         if path is not None:

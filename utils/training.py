@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from utils import metrics, results, signals
 from utils.data import Dataset, pipeline
-from utils.distiller import Distiller
+from utils.distiller import Distiller, TrainingFailed
 from utils.methods import KD, Method
 from utils.progress import ProgressBar
 from utils.settings import settings
@@ -21,13 +21,6 @@ PURPOSES = ("choose", "report")
 
 # Below so many steps, compiling with XLA takes longer than it saves.
 WORTH_COMPILING = 500
-
-# What a record's numbers depend on beside the method, the model and `fit_distiller`.
-MEASURED_BY = (signals.ask, signals.predict_logits, metrics.classification_summary, metrics.teacher_agreement)
-
-
-class TrainingFailed(RuntimeError):
-    """A run whose loss became NaN or infinite; it is recorded as failed and never used as a result."""
 
 
 @dataclass(frozen=True)
@@ -50,22 +43,16 @@ class Run:
 
     def model(self) -> keras.Model:
         """The trained model. Weights that are gone or changed are made again, since a record alone has none."""
-        run = self if results.file_digest(self.weights) == self.record["weights_digest"] else self.retrain()
-        model = run.build_model()
-        model.load_weights(run.weights)
-        return model
-
-
-class StopOnFailure(keras.callbacks.Callback):
-    """Ends training at the first loss that is not finite. The Distiller notes the step."""
-
-    def on_train_batch_end(self, batch, logs=None):
-        failed_at = int(self.model.failed_at)
-        if failed_at >= 0:
-            raise TrainingFailed(
-                f"The loss was no longer finite at step {failed_at} (counted from 0). Training stopped there. "
-                "Lower the learning rate, or look at the inputs of the loss."
+        if results.file_digest(self.weights) != self.record["weights_digest"]:
+            before = self.record["metrics"]["accuracy"]
+            self.record.update(self.retrain().record)
+            print(
+                f"The weights of {self.weights.name} were not in the cache, so that run was made again: "
+                f"accuracy {before:.4f} as recorded, {self.accuracy:.4f} now."
             )
+        model = self.build_model()
+        model.load_weights(self.weights)
+        return model
 
 
 def compute_num_correct(model, images, labels):
@@ -111,17 +98,92 @@ def fit_distiller(
         steps_per_epoch=steps,
         shuffle=False,  # the pipeline shuffles
         validation_data=validation,
-        callbacks=[StopOnFailure(), *callbacks],
+        callbacks=callbacks,
         verbose=0,
     )
     return history.history
 
 
+def _splits(data: Dataset, purpose: str):
+    """What is trained on and what is evaluated on. Only "report" reads the test split."""
+    return (data.train, data.validation) if purpose == "choose" else (data.all_train, data.test)
+
+
+def train_once(
+    build_model,
+    method,
+    data,
+    teacher,
+    *,
+    purpose,
+    seed,
+    epochs,
+    batch_size,
+    learning_rate,
+    view,
+    signal_folder,
+    callbacks,
+) -> tuple[keras.Model, dict]:
+    """One run without its bookkeeping: the trained model, and what was measured. The arguments are those of
+    `train_and_evaluate`; `teacher` is a model or None."""
+    train_split, held_out = _splits(data, purpose)
+    given = {"folder": signal_folder}
+    train_signals = held_out_signals = validation = None
+    if teacher is not None:
+        held_out_signals = signals.teacher_signals(teacher, held_out, taps=method.teacher_taps, **given)
+    if method.needs_teacher:
+        train_signals = signals.teacher_signals(
+            teacher, train_split, taps=method.teacher_taps, view=view, seed=seed, epochs=epochs, **given
+        )
+    if purpose == "choose":
+        validation = pipeline.batches(
+            held_out, batch_size=500, shuffle=False, signals=held_out_signals if method.needs_teacher else None
+        )
+    keras.utils.set_random_seed(seed)
+    model = build_model()
+    began = time.perf_counter()
+    history = fit_distiller(
+        model,
+        method,
+        train_split,
+        teacher_signals=train_signals,
+        validation=validation,
+        seed=seed,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        view=view,
+        callbacks=callbacks,
+    )
+    seconds = time.perf_counter() - began
+    logits = signals.predict_logits(model, held_out.images)
+    if not np.isfinite(logits).all():
+        raise TrainingFailed("The last step left weights whose answers are not finite. Lower the learning rate.")
+    measured = metrics.classification_summary(held_out.labels, logits)
+    if held_out_signals is not None:
+        measured |= metrics.teacher_agreement(held_out_signals["logits"][0], logits)
+    return model, {
+        "evaluated_on": "validation" if purpose == "choose" else "test",
+        "metrics": measured,
+        "training_accuracy": float(
+            np.mean(np.argmax(signals.predict_logits(model, train_split.images), -1) == train_split.labels)
+        ),
+        "history": history,
+        "training_seconds": seconds,
+        "images_per_second": epochs * len(train_split) / seconds,
+    }
+
+
 def _teacher_name(teacher) -> str | None:
     """What tells one teacher from another in a configuration."""
+    return teacher.key if isinstance(teacher, Run) else _teacher_weights(teacher)
+
+
+def _teacher_weights(teacher) -> str | None:
+    """Digest of the weights a teacher has now."""
     if teacher is None:
         return None
-    return teacher.key if isinstance(teacher, Run) else signals.weights_digest(teacher)
+    return teacher.record["weights_digest"] if isinstance(teacher, Run) else signals.weights_digest(teacher)
 
 
 def train_and_evaluate(
@@ -165,6 +227,9 @@ def train_and_evaluate(
         raise ValueError(f"The method {method.name!r} needs a teacher. Pass a Run or a trained model as `teacher`.")
     runs = Path(runs or settings.runs)
     cache = Path(cache or settings.cache)
+    options = {
+        "seed": seed, "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "view": view
+    }  # fmt: skip
     config = {
         "task": task,
         "model": build_model.__name__,
@@ -174,74 +239,36 @@ def train_and_evaluate(
         "purpose": purpose,
         "profile": settings.profile,
         "data": data.digest,
-        "seed": seed,
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
+        **options,
         "view": repr(view) if view else None,
-        "code": results.code_version(type(method), build_model, fit_distiller, *MEASURED_BY),
+        "code": results.code_version(type(method), build_model, train_once, Dataset),
         "tensorflow": results.versions()["tensorflow"],
         "keras": results.versions()["keras"],
     }
     weights = cache / "weights" / f"{results.key_of(config)}.weights.h5"
 
     def train() -> Run:
-        train_split, held_out = (data.train, data.validation) if purpose == "choose" else (data.all_train, data.test)
-        given = {"folder": cache / "signals"}
         teacher_model = teacher.model() if isinstance(teacher, Run) else teacher
-        train_signals = held_out_signals = validation = None
-        if teacher_model is not None:
-            held_out_signals = signals.teacher_signals(teacher_model, held_out, **given)
-        if method.needs_teacher:
-            train_signals = signals.teacher_signals(
-                teacher_model, train_split, taps=method.teacher_taps, view=view, seed=seed, epochs=epochs, **given
-            )
-        if purpose == "choose":
-            validation = pipeline.batches(
-                held_out, batch_size=500, shuffle=False, signals=held_out_signals if method.needs_teacher else None
-            )
-        keras.utils.set_random_seed(seed)
-        model = build_model()
-        bar = ProgressBar(title or f"{method.name} seed {seed}", epochs, len(train_split))
-        began = time.perf_counter()
         content = {"profile": settings.profile, "source": data.source, "standin": data.standin}
+        content["teacher_weights"] = _teacher_weights(teacher)
+        bar = ProgressBar(title or f"{method.name} seed {seed}", epochs, len(_splits(data, purpose)[0]))
         try:
-            history = fit_distiller(
-                model,
-                method,
-                train_split,
-                teacher_signals=train_signals,
-                validation=validation,
-                seed=seed,
-                epochs=epochs,
-                batch_size=batch_size,
-                learning_rate=learning_rate,
-                view=view,
-                callbacks=[bar],
-            )
+            model, measured = train_once(
+                build_model, method, data, teacher_model, purpose=purpose, signal_folder=cache / "signals",
+                callbacks=[bar], **options,
+            )  # fmt: skip
         except TrainingFailed as failure:
             results.save_record(runs, config, content | {"status": "failed", "reason": str(failure)})
             raise
-        seconds = time.perf_counter() - began
-        logits = signals.predict_logits(model, held_out.images)
-        measured = metrics.classification_summary(held_out.labels, logits)
-        if held_out_signals is not None:
-            measured |= metrics.teacher_agreement(held_out_signals["logits"][0], logits)
         _save_weights(model, weights)
-        content |= {
-            "status": "finished",
-            "evaluated_on": "validation" if purpose == "choose" else "test",
-            "metrics": measured,
-            "history": history,
-            "training_seconds": seconds,
-            "images_per_second": epochs * len(train_split) / seconds,
-            "weights_digest": results.file_digest(weights),
-        }
+        content |= {"status": "finished", **measured, "weights_digest": results.file_digest(weights)}
         results.save_record(runs, config, content)
         return Run(results.load_record(runs, config), weights, build_model, train)
 
     record = results.load_record(runs, config)
-    return Run(record, weights, build_model, train) if record else train()
+    # A teacher that had to be trained again, on another machine say, is another teacher if its weights differ.
+    usable = record is not None and record["teacher_weights"] == _teacher_weights(teacher)
+    return Run(record, weights, build_model, train) if usable else train()
 
 
 def _save_weights(model: keras.Model, path: Path) -> None:
