@@ -160,7 +160,7 @@ def test_results_table(tmp_path, capsys, monkeypatch):
         "profile": "quick",
         "source": "made up",
         "rows": [["teacher", "99.2"], ["student alone", "98.0"]],
-        "files": ["figures/x.png"],
+        "files": ["x.png"],
     }
     old = tmp_path / "summary-old.json"
     old.write_text(json.dumps({**summary, "title": "Task 8"}), encoding="utf-8")
@@ -169,7 +169,10 @@ def test_results_table(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("utils.settings.settings", replace(settings, figures=tmp_path))
     assert run(write(tmp_path / "Small.ipynb", source)) == 0
     said = capsys.readouterr().out
-    assert "Task 9 | quick profile | made up\n  teacher        99.2\n  student alone  98.0\n  figures/x.png\n" in said
+    assert (
+        f"Task 9 | quick profile | made up\n  teacher        99.2\n  student alone  98.0\n  {tmp_path / 'x.png'}\n"
+        in said
+    )
     assert "Task 8" not in said
 
 
