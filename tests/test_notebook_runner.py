@@ -171,9 +171,6 @@ def test_results_table(tmp_path, capsys, monkeypatch):
     said = capsys.readouterr().out
     rows = "  teacher        99.2\n  student alone  98.0\n"
     assert f"Task 9 | quick profile | made up\n{rows}  {tmp_path / 'x.png'}\n" in said
-        f"Task 9 | quick profile | made up\n  teacher        99.2\n  student alone  98.0\n  {tmp_path / 'x.png'}\n"
-        in said
-    )
     assert "Task 8" not in said
 
 
