@@ -241,11 +241,11 @@ def test_an_unbuilt_student_is_refused():
 def test_taps_give_the_named_layers_beside_the_logits():
     model = network(1)
     images = next(iter(batches()))["image"]
-    found = with_taps(model, ("hidden",))(images, False)
+    found = with_taps(model, {"feature": "hidden"})(images, False)
     np.testing.assert_allclose(found["logits"], model(images), rtol=1e-6)
-    assert found["hidden"].shape == (8, 8)
+    assert found["feature"].shape == (8, 8)
     with pytest.raises(ValueError, match=r"no layer named \['absent'\]"):
-        with_taps(model, ("absent",))
+        with_taps(model, {"feature": "absent"})
 
 
 def test_layers_weight_decay_is_part_of_the_loss():
@@ -259,20 +259,27 @@ def test_layers_weight_decay_is_part_of_the_loss():
 
 
 class Hint(Method):
-    """A method with a head: regress the teacher's hidden layer; its prediction is read from reversed logits."""
+    """A method with a head: regress the teacher's hidden layer, and count the steps."""
 
-    name, terms, teacher_taps, student_taps = "hint", ("hint", "epoch"), ("hidden",), ("hidden",)
+    name, terms = "hint", ("hint", "epoch")
+    teacher_taps, student_taps = {"theirs": "hidden"}, {"ours": "hidden"}
 
-    def make_heads(self, student):
-        return {"regressor": keras.Sequential([keras.Input((8,)), layers.Dense(5)])}
-
-    def class_logits(self, outputs):
-        return -outputs["logits"]
+    def make_heads(self, student, sizes):
+        (width,) = sizes.teacher["theirs"]
+        counter = layers.Dense(1, use_bias=False, kernel_initializer="zeros", trainable=False)
+        counter.build((None, 1))
+        return {"regressor": keras.Sequential([keras.Input((8,)), layers.Dense(width)]), "counter": counter}
 
     def loss(self, batch, outputs, heads):
-        gap = heads["regressor"](outputs["hidden"]) - batch["teacher"]["hidden"]
+        gap = heads["regressor"](outputs["ours"]) - batch["teacher"]["theirs"]
         hint = tf.reduce_mean(gap**2) + 0.0 * tf.reduce_sum(outputs["logits"])
         return hint, {"hint": hint, "epoch": tf.cast(batch["epoch"], tf.float32)}
+
+    def held_out_loss(self, batch, outputs, heads):
+        return tf.constant(7.0), {}
+
+    def after_step(self, batch, outputs, student, heads):
+        heads["counter"].kernel.assign_add([[1.0]])
 
 
 @pytest.mark.parametrize("options", [{}, {"jit_compile": True, "steps_per_execution": 3}])
@@ -287,9 +294,20 @@ def test_a_methods_heads_are_trained_with_the_student_but_are_no_part_of_it(opti
     assert len(student.trainable_variables) == 4 and len(distiller.trainable_variables) == 6
 
 
-def test_accuracy_is_read_from_the_methods_class_logits():
+@pytest.mark.parametrize("options", [{}, {"jit_compile": True, "steps_per_execution": 3}])
+def test_a_method_acts_after_each_step_and_has_a_loss_of_its_own_for_held_out_images(options):
+    distiller = compiled(network(2), network(1, width=5), Hint(), **options)
+    data = batches(n=24, repeat=2).map(lambda b: b | {"epoch": 0})
+    history = fit(distiller, data, epochs=2, steps_per_epoch=3, validation_data=data.take(2)).history
+    assert float(distiller.heads["counter"].kernel[0, 0]) == 6 and history["val_loss"] == [7.0, 7.0]
+
+
+def test_only_the_variables_the_method_names_are_trained():
+    class OnlyHidden(Scratch):
+        def trained_variables(self, student, heads):
+            return student.get_layer("hidden").trainable_variables
+
     student = network(2)
-    batch = next(iter(batches(batch_size=20))) | {"epoch": 0}
-    logs = compiled(student, network(1, width=5), Hint()).test_step(batch)
-    expected = np.mean(np.argmin(student(batch["image"]), -1) == batch["label"])
-    assert float(logs["accuracy"]) == pytest.approx(expected)
+    before = weights_of(student)
+    fit(compiled(student, None, OnlyHidden()), batches())
+    assert [np.array_equal(a, b) for a, b in zip(before, weights_of(student), strict=True)] == [0, 0, 1, 1]

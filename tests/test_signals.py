@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from scipy import special
 
 from utils import signals
 from utils.data import Split, pipeline
@@ -23,10 +24,10 @@ def split():
 
 def test_without_augmentation_one_view_serves_and_it_is_the_teachers_inference(split):
     teacher = network()
-    found = signals.teacher_signals(teacher, split, folder=None, epochs=5, taps=("fc",))
+    found = signals.teacher_signals(teacher, split, folder=None, epochs=5, taps={"feature": "fc"})
     expected = teacher(split.images / np.float32(255), training=False)
     np.testing.assert_allclose(found["logits"], expected[None], atol=1e-5)
-    assert found["fc"].shape == (1, 11, 5)
+    assert found["feature"].shape == (1, 11, 5)
 
 
 def test_each_view_is_of_the_picture_the_student_will_see(split):
@@ -47,32 +48,61 @@ def test_signals_are_kept_and_found_again(split, tmp_path):
     assert len(written) == 1 and written == [(p.name, p.stat().st_mtime_ns) for p in tmp_path.iterdir()]
 
 
-@pytest.mark.parametrize("change", ["teacher", "images", "view", "seed", "taps"])
+@pytest.mark.parametrize("change", ["teacher", "images", "view", "seed"])
 def test_anything_else_has_signals_of_its_own(split, tmp_path, change):
     view = pipeline.View()
     signals.teacher_signals(network(), split, folder=tmp_path, view=view, seed=1, epochs=2)
     teacher = network(1) if change == "teacher" else network()
     other = Split(255 - split.images, split.labels) if change == "images" else split
     options = {"view": view, "seed": 1, "epochs": 2}
-    options |= {"view": {"view": pipeline.View(shift=1.0)}, "seed": {"seed": 2}, "taps": {"taps": ("fc",)}}.get(
-        change, {}
-    )
+    options |= {"view": {"view": pipeline.View(shift=1.0)}, "seed": {"seed": 2}}.get(change, {})
     signals.teacher_signals(teacher, other, folder=tmp_path, **options)
     assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_damaged_or_foreign_file_is_computed_again(split, tmp_path, capsys):
-    first = signals.teacher_signals(network(), split, folder=tmp_path)
+    first = {"logits": np.array(signals.teacher_signals(network(), split, folder=tmp_path)["logits"])}  # not mapped
     path = next(tmp_path.iterdir())
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     again = signals.teacher_signals(network(), split, folder=tmp_path)
     np.testing.assert_array_equal(first["logits"], again["logits"])
     assert "cannot be read" in capsys.readouterr().out
-    np.savez(path, logits=np.zeros((1, 4, 3), np.float32))
+    np.save(path, np.zeros((1, 4, 3), np.float32))
     again = signals.teacher_signals(network(), split, folder=tmp_path)
     np.testing.assert_array_equal(first["logits"], again["logits"])
     assert "not those of this split" in capsys.readouterr().out
+
+
+def test_a_layer_asked_for_later_is_kept_beside_the_logits_whatever_a_method_calls_it(split, tmp_path):
+    first = signals.teacher_signals(network(), split, folder=tmp_path)
+    (logits,) = tmp_path.iterdir()
+    written = logits.stat().st_mtime_ns
+    found = signals.teacher_signals(network(), split, folder=tmp_path, taps={"hint": "fc"})
+    assert len(list(tmp_path.iterdir())) == 2 and logits.stat().st_mtime_ns == written
+    again = signals.teacher_signals(network(), split, folder=tmp_path, taps={"feature": "fc"})
+    np.testing.assert_array_equal(again["feature"], found["hint"])
+    np.testing.assert_array_equal(again["logits"], first["logits"])
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_an_interrupted_teacher_leaves_nothing_behind(split, tmp_path, monkeypatch):
+    def interrupted(line):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(signals, "say", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        signals.teacher_signals(network(), split, folder=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_several_teachers_answer_with_their_mean_probability(split, tmp_path):
+    teachers = network(1), network(2)
+    found = signals.joint_signals(teachers, split, folder=tmp_path)
+    each = [signals.teacher_signals(teacher, split, folder=tmp_path)["logits"] for teacher in teachers]
+    np.testing.assert_array_equal(found["members"], np.stack(each, axis=2))
+    mean = np.mean([special.softmax(logits, axis=-1) for logits in each], axis=0)
+    np.testing.assert_allclose(special.softmax(found["logits"], axis=-1), mean, rtol=1e-5)
 
 
 def test_predicted_logits_are_those_of_the_scaled_images(split):

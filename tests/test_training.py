@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import keras
@@ -36,13 +37,13 @@ def tiny_data(n=60, seed=0):
     return Dataset("tiny", "made for tests", ("a", "b", "c"), split(n), split(12), split(15))
 
 
-def tiny_model():
+def tiny_model(outputs=3):
     body = [layers.Flatten(name="flatten"), layers.Dense(8, "relu", name="fc"), layers.Dropout(0.2)]
-    return keras.Sequential([keras.Input((4, 4, 1)), *body, layers.Dense(3, name="logits")])
+    return keras.Sequential([keras.Input((4, 4, 1)), *body, layers.Dense(outputs, name="logits")])
 
 
-def exploding_model():
-    keras_model = tiny_model()
+def exploding_model(outputs=3):
+    keras_model = tiny_model(outputs)
     keras_model.layers[-1].kernel.assign(np.full((8, 3), np.nan))
     return keras_model
 
@@ -88,7 +89,7 @@ def test_at_full_size_too_two_runs_end_in_the_same_bits(build, monkeypatch):
         model = build()
         training.fit_distiller(
             model, KD(), split, teacher_signals={"logits": logits}, validation=None, seed=1, epochs=2,
-            batch_size=256, learning_rate=1e-3, view=View(), callbacks=[],
+            batch_size=256, learning_rate=1e-3, schedule="constant", view=View(), callbacks=[],
         )  # fmt: skip
         ends.append(model.get_weights())
     assert same(*ends)
@@ -120,7 +121,8 @@ def test_a_recorded_run_is_not_repeated(folders, monkeypatch):
 
 @pytest.mark.parametrize(
     "change",
-    [{"seed": 2}, {"epochs": 3}, {"batch_size": 8}, {"learning_rate": 0.01}, {"view": View()}, {"purpose": "choose"},
+    [{"seed": 2}, {"epochs": 3}, {"batch_size": 8}, {"learning_rate": 0.01}, {"schedule": "cosine"},
+     {"view": View()}, {"purpose": "choose"},
      {"data": tiny_data(seed=1)}],
 )  # fmt: skip
 def test_any_other_setting_is_another_run(folders, change):
@@ -257,7 +259,137 @@ def test_block_length_divides_the_epoch():
     assert [training.block_length(n) for n in (235, 215, 6, 1, 127)] == [47, 43, 6, 1, 1]
 
 
+class TwoStages(Scratch):
+    """One epoch that moves only the hidden layer, then the rest."""
+
+    name = "two stages"
+
+    def stages(self, epochs):
+        return [(OnlyHidden(), 1), (self, epochs)]
+
+
+class OnlyHidden(Scratch):
+    def trained_variables(self, student, heads):
+        return student.get_layer("fc").trainable_variables
+
+
+def test_stages_train_one_student_one_after_the_other(folders, monkeypatch):
+    ends, fit = [], Distiller.fit
+
+    def watched(self, *args, **options):
+        result = fit(self, *args, **options)
+        ends.append((type(self.method), int(self.optimizer.iterations), weights_of_model(self.student)))
+        return result
+
+    monkeypatch.setattr(Distiller, "fit", watched)
+    run = train(folders, TwoStages(), epochs=3)
+    assert [end[:2] for end in ends] == [(OnlyHidden, 5), (TwoStages, 15)]  # 72 images in batches of 16
+    keras.utils.set_random_seed(0)
+    start = tiny_model().get_weights()
+    assert [np.array_equal(a, b) for a, b in zip(start, ends[0][2], strict=True)] == [0, 0, 1, 1]
+    assert same(ends[1][2], weights_of(run))
+    assert len(run.record["history"]["loss"]) == 3 and len(run.record["earlier_stages"][0]["loss"]) == 1
+
+
+def weights_of_model(model):
+    return [w.copy() for w in model.get_weights()]
+
+
+@dataclass(frozen=True)
+class Wider(KD):
+    """Another teacher, trained for the purpose, and a student with more hidden units than asked for."""
+
+    name = "wider"
+    teacher_epochs: int = 1
+
+    def prepare_teacher(self, train, teacher, build_student):
+        assert build_student is tiny_model
+        return train(teacher.build_model, Scratch(), epochs=self.teacher_epochs)
+
+    def make_student(self, build_model, classes):
+        plain = build_model(outputs=classes)
+        doubled = keras.layers.Rescaling(2.0)(plain.outputs[0])
+        return keras.Model(plain.inputs, doubled)
+
+
+def test_a_method_may_make_its_own_teacher_and_its_own_student(folders):
+    teacher = train(folders, seed=3, epochs=2)
+    run = train(folders, Wider(), teacher=teacher, seed=3, epochs=2)
+    shorter = train(folders, seed=3, epochs=1)
+    assert run.record["config"]["teacher"] == shorter.key != teacher.key
+    assert isinstance(run.model().layers[-1], layers.Rescaling)
+    chosen = train(folders, Wider(), teacher=teacher, seed=3, epochs=2, purpose="choose")
+    assert chosen.record["config"]["teacher"] == train(folders, seed=3, epochs=1, purpose="choose").key
+
+
+def test_a_run_recorded_on_the_way_is_the_shorter_run_bit_for_bit(tmp_path, monkeypatch):
+    places = [{"runs": tmp_path / name, "cache": tmp_path / name / "cache"} for name in ("a", "b")]
+    train(places[0], epochs=4, also_after=(1, 2))
+    direct = train(places[1], epochs=2)
+    monkeypatch.setattr(Distiller, "fit", lambda *a, **k: pytest.fail("trained again"))
+    found = train(places[0], epochs=2)
+    assert same(weights_of(found), weights_of(direct))
+    assert {"metrics", "history", "training_accuracy"} <= set(found.record) == set(direct.record)
+    for part in ("config", "metrics", "history", "training_accuracy"):
+        assert found.record[part] == direct.record[part], part
+
+
+@pytest.mark.parametrize("options", [{"schedule": "cosine"}, {"epochs": 2}])
+def test_a_run_on_the_way_is_refused_where_it_would_not_be_the_shorter_run(folders, options):
+    with pytest.raises(ValueError, match="also_after"):
+        train(folders, **({"epochs": 4, "also_after": (2,)} | options))
+
+
+def test_the_cosine_rate_falls_to_0(folders, monkeypatch):
+    rates, fit = [], Distiller.fit
+
+    def watched(self, *args, **options):
+        result = fit(self, *args, **options)
+        rates.append(float(self.optimizer.learning_rate))
+        return result
+
+    monkeypatch.setattr(Distiller, "fit", watched)
+    train(folders, schedule="cosine")
+    train(folders)
+    assert rates == pytest.approx([0.0, 1e-3], abs=1e-9)
+
+
+def test_several_teachers_teach_together(folders):
+    teachers = tuple(train(folders, seed=seed) for seed in (1, 2))
+    run = train(folders, KD(), teacher=teachers)
+    assert run.record["config"]["teacher"] == "+".join(teacher.key for teacher in teachers)
+    alone = train(folders, KD(), teacher=teachers[0])
+    assert run.record["history"] != alone.record["history"] and run.record["metrics"]["kl_to_teacher"] > 0
+
+
+@dataclass(frozen=True)
+class Sees(KD):
+    name = "sees"
+    teacher_sees: str = "same"
+
+
+def test_a_method_may_have_the_teacher_look_at_another_picture(folders, monkeypatch):
+    seen, fit = {}, training.fit_distiller
+
+    def spy(student, method, split, **options):
+        seen[method.teacher_sees] = np.array(options["teacher_signals"]["logits"])
+        return fit(student, method, split, **options)
+
+    teacher = train(folders, seed=1)
+    monkeypatch.setattr(training, "fit_distiller", spy)
+    for sees in ("same", "clean", "other"):
+        train(folders, Sees(teacher_sees=sees), teacher=teacher, view=View(), epochs=2)
+    data = tiny_data().all_train
+    plain = signals.teacher_signals(teacher.model(), data, folder=None)["logits"]
+    np.testing.assert_allclose(seen["clean"], np.repeat(plain, 2, axis=0), atol=1e-5)
+    views = signals.teacher_signals(teacher.model(), data, folder=None, view=View(), seed=0, epochs=2)["logits"]
+    np.testing.assert_allclose(seen["same"], views, atol=1e-5)
+    assert not np.allclose(seen["other"], views, atol=1e-3) and not np.allclose(seen["other"], seen["clean"], atol=1e-3)
+
+
 def test_bad_arguments_are_refused_in_words(folders):
+    with pytest.raises(ValueError, match="schedule is 'linear'"):
+        train(folders, schedule="linear")
     with pytest.raises(ValueError, match="purpose is 'test'"):
         train(folders, purpose="test")
     with pytest.raises(ValueError, match="needs a teacher"):

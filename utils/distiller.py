@@ -5,18 +5,31 @@ from itertools import groupby, islice
 import keras
 import tensorflow as tf
 
+from utils.methods.base import Sizes
 
-def with_taps(model: keras.Model, taps: tuple[str, ...]):
-    """A function (images, training) -> {"logits": [B, C], tap: [B, ...]} that runs `model` once."""
-    if not taps:
-        return lambda images, training: {"logits": model(images, training=training)}
+
+def _tapped(model: keras.Model, taps: dict[str, str]) -> dict:
+    """Symbolic outputs of a functional model: its logits and the layers {name: layer} that are asked for."""
     known = [layer.name for layer in model.layers]
-    missing = [tap for tap in taps if tap not in known]
+    missing = sorted(set(taps.values()) - set(known))
     if missing:
         raise ValueError(f"{model.name} has no layer named {missing}; its layers are {known}.")
-    outputs = {"logits": model.outputs[0]} | {tap: model.get_layer(tap).output for tap in taps}
-    tapped = keras.Model(model.inputs, outputs)
+    return {"logits": model.outputs[0]} | {name: model.get_layer(layer).output for name, layer in taps.items()}
+
+
+def with_taps(model: keras.Model, taps: dict[str, str]):
+    """A function (images, training) -> {"logits": [B, C], name: [B, ...]} that runs `model` once."""
+    if not taps:
+        return lambda images, training: {"logits": model(images, training=training)}
+    tapped = keras.Model(model.inputs, _tapped(model, taps))
     return lambda images, training: tapped(images, training=training)
+
+
+def signal_shapes(model: keras.Model, taps: dict[str, str]) -> dict[str, tuple]:
+    """Shape of what `with_taps` gives for one image: {"logits": (C,), name: (...)}."""
+    if not taps:
+        return {"logits": tuple(model.output_shape[1:])}
+    return {name: tuple(output.shape[1:]) for name, output in _tapped(model, taps).items()}
 
 
 class TrainingFailed(RuntimeError):
@@ -41,21 +54,24 @@ class Distiller(keras.Model):
     Batches are dicts: "image" float [B, H, W, C], "label" int [B], "index" int [B], "epoch" int [] and, if
     cached, "teacher": {"logits": [B, C], tap: [B, ...]}. Without "teacher", the live teacher is asked: in
     inference mode, outside the tape. What is trained are the student's variables and those of the
-    method's heads; the teacher is not part of this model.
+    method's heads; the teacher is not part of this model. `sizes` is what those heads may depend on; it is read
+    from the live teacher where it isn't given.
 
     With `jit_compile=True`, `steps_per_execution` batches are trained in one XLA call. The live
     teacher stays outside of it, since XLA's convolutions are slow on CPUs.
     """
 
-    def __init__(self, student: keras.Model, teacher: keras.Model | None, method, name: str = "distiller"):
-        super().__init__(name=name)
+    def __init__(self, student: keras.Model, teacher: keras.Model | None, method, sizes: Sizes | None = None):
+        super().__init__(name="distiller")
         if not student.built:
             raise ValueError(
                 f"The student {student.name!r} has no weights yet. Call it on a batch, or give it an Input."
             )
         self.student = student
         self.method = method
-        self.heads = method.make_heads(student)
+        if sizes is None:
+            sizes = Sizes(teacher=signal_shapes(teacher, method.teacher_taps) if teacher is not None else {})
+        self.heads = method.make_heads(student, sizes)
         # Held in a function, not as an attribute: Keras would track the teacher as a layer of this model,
         # and count, train, save and load its weights with the student's.
         self._teacher = lambda: teacher
@@ -96,15 +112,16 @@ class Distiller(keras.Model):
 
     def student_step(self, batch: dict) -> None:
         """One optimizer step on a batch that has its teacher signals."""
-        variables = self.trainable_variables
+        variables = self.method.trained_variables(self.student, self.heads)
         with tf.GradientTape() as tape:
             outputs = self._student_outputs(batch["image"], training=True)
-            total, terms = self._loss(batch, outputs)
+            total, terms = self._with_penalties(self.method.loss(batch, outputs, self.heads))
             scaled = self.optimizer.scale_loss(total)
         step = tf.cast(self.optimizer.iterations, tf.int64)
         first_failure = (self.failed_at < 0) & ~tf.math.is_finite(total)
         self.failed_at.assign(tf.where(first_failure, step, self.failed_at))
         self.optimizer.apply(tape.gradient(scaled, variables), variables)
+        self.method.after_step(batch, outputs, self.student, self.heads)
         self._track(batch, outputs, total, terms)
 
     def train_step(self, batch):
@@ -114,15 +131,15 @@ class Distiller(keras.Model):
     def test_step(self, batch):
         batch = self.with_teacher_signals(batch)
         outputs = self._student_outputs(batch["image"], training=False)
-        total, terms = self._loss(batch, outputs)
+        total, terms = self._with_penalties(self.method.held_out_loss(batch, outputs, self.heads))
         self._track(batch, outputs, total, terms)
         return self.get_metrics_result()
 
     def predict_step(self, batch):
         return self(batch["image"] if isinstance(batch, dict) else batch, training=False)
 
-    def _loss(self, batch, outputs):
-        total, terms = self.method.loss(batch, outputs, self.heads)
+    def _with_penalties(self, loss):
+        total, terms = loss
         if self.student.losses:  # weight decay and the like, if the student has any
             total += tf.add_n(self.student.losses)
         return total, terms
@@ -130,7 +147,7 @@ class Distiller(keras.Model):
     def _track(self, batch, outputs, total, terms) -> None:
         """Weighs by batch size, so that the epoch's figures are means over images, last batch included."""
         size = tf.shape(batch["label"])[0]
-        predicted = tf.argmax(self.method.class_logits(outputs), axis=-1, output_type=batch["label"].dtype)
+        predicted = tf.argmax(outputs["logits"], axis=-1, output_type=batch["label"].dtype)
         hits = tf.reduce_mean(tf.cast(predicted == batch["label"], tf.float32))
         for name, value in {"loss": total, **terms, "accuracy": hits}.items():
             self.trackers[name].update_state(value, sample_weight=size)
@@ -148,7 +165,7 @@ class Distiller(keras.Model):
         Keras's own loop calls a compiled step once for each batch; a loop inside the compiled function
         saves the calls between, and leaves the processors to XLA for the length of the block.
         """
-        self.optimizer.build(self.trainable_variables)
+        self.optimizer.build(self.method.trained_variables(self.student, self.heads))
         ask_live_teacher = tf.function(self.with_teacher_signals, reduce_retracing=True)
 
         def with_signals(batch):

@@ -29,13 +29,14 @@ class ProgressBar(keras.callbacks.Callback):
     In a notebook the line replaces itself and is taken away at the end of the run.
     """
 
-    def __init__(self, title: str, epochs: int, images: int):
+    def __init__(self, title: str, images: int):
         super().__init__()
-        self.title, self.epochs, self.images = title, epochs, images
+        self.title, self.images = title, images
         self.display = None
 
     def on_train_begin(self, logs=None):
         self.began = time.perf_counter()
+        self.epochs = self.params["epochs"]
         self._show(f"{self.title}: starts")
 
     def on_epoch_end(self, epoch, logs=None):

@@ -13,11 +13,18 @@ import tensorflow as tf
 from utils import metrics, results, signals
 from utils.data import Dataset, pipeline
 from utils.distiller import Distiller, TrainingFailed
-from utils.methods import KD, Method
+from utils.methods import KD, Method, Sizes
 from utils.progress import ProgressBar
 from utils.settings import settings
 
 PURPOSES = ("choose", "report")
+SCHEDULES = ("constant", "cosine")
+
+# So many training images tell the accuracy on them well enough; a teacher takes long to answer for all.
+TRAINING_SAMPLE = 10_000
+
+# Added to the seed where the teacher is to see views of its own.
+OTHER_VIEWS = 1000
 
 # Below so many steps, compiling with XLA takes longer than it saves.
 WORTH_COMPILING = 500
@@ -29,7 +36,8 @@ class Run:
 
     record: dict
     weights: Path
-    build_model: Callable[[], keras.Model]
+    build_model: Callable[..., keras.Model]  # the plain network, build_model(outputs=C)
+    make_model: Callable[[], keras.Model]  # as the method trained and deploys it
     retrain: Callable[[], "Run"]
 
     @property
@@ -50,7 +58,7 @@ class Run:
                 f"The weights of {self.weights.name} were not in the cache, so that run was made again: "
                 f"accuracy {before:.4f} as recorded, {self.accuracy:.4f} now."
             )
-        model = self.build_model()
+        model = self.make_model()
         model.load_weights(self.weights)
         return model
 
@@ -77,36 +85,99 @@ def compile_with_xla(model: keras.Model, steps: int) -> bool:
     return not convolutions and steps >= WORTH_COMPILING
 
 
+def learning_rates(rate: float, schedule: str, steps: int):
+    """What Adam is given: the rate itself, or its cosine decay to 0 over all steps."""
+    return rate if schedule == "constant" else keras.optimizers.schedules.CosineDecay(rate, steps)
+
+
 def fit_distiller(
-    student, method, train, *, teacher_signals, validation, seed, epochs, batch_size, learning_rate, view, callbacks
-) -> dict:
-    """Trains `student` in place: Adam at a constant rate. Returns the history, {name: [one value for each epoch]}."""
+    student,
+    method,
+    train,
+    *,
+    teacher_signals,
+    validation,
+    seed,
+    epochs,
+    batch_size,
+    learning_rate,
+    schedule,
+    view,
+    callbacks,
+) -> list[dict]:
+    """Trains `student` in place with Adam, stage by stage. Returns the history of each stage,
+    {name: [one value for each epoch]}."""
     steps = pipeline.steps(len(train), batch_size)
-    compiled = compile_with_xla(student, steps * epochs)
-    distiller = Distiller(student, None, method)
-    distiller.compile(
-        optimizer=keras.optimizers.Adam(learning_rate),
-        jit_compile=compiled,
-        steps_per_execution=block_length(steps) if compiled else 1,
-    )
-    batches = pipeline.batches(
-        train, batch_size=batch_size, seed=seed, epochs=epochs, view=view, signals=teacher_signals
-    )
-    history = distiller.fit(
-        batches,
-        epochs=epochs,
-        steps_per_epoch=steps,
-        shuffle=False,  # the pipeline shuffles
-        validation_data=validation,
-        callbacks=callbacks,
-        verbose=0,
-    )
-    return history.history
+    shapes = {name: array.shape[2:] for name, array in (teacher_signals or {}).items()}
+    histories = []
+    for stage, length in method.stages(epochs):
+        compiled = compile_with_xla(student, steps * length)
+        distiller = Distiller(student, None, stage, Sizes(images=len(train), teacher=shapes))
+        distiller.compile(
+            optimizer=keras.optimizers.Adam(learning_rates(learning_rate, schedule, steps * length)),
+            jit_compile=compiled,
+            steps_per_execution=block_length(steps) if compiled else 1,
+        )
+        # Each stage counts its epochs, and so its views, from 0.
+        said = {name: a[:length] if len(a) > 1 else a for name, a in (teacher_signals or {}).items()}
+        batches = pipeline.batches(train, batch_size=batch_size, seed=seed, epochs=length, view=view, signals=said)
+        history = distiller.fit(
+            batches,
+            epochs=length,
+            steps_per_epoch=steps,
+            shuffle=False,  # the pipeline shuffles
+            validation_data=validation,
+            callbacks=callbacks,
+            verbose=0,
+        )
+        histories.append(history.history)
+    return histories
 
 
 def _splits(data: Dataset, purpose: str):
     """What is trained on and what is evaluated on. Only "report" reads the test split."""
     return (data.train, data.validation) if purpose == "choose" else (data.all_train, data.test)
+
+
+def _ask(teacher, split, **options) -> dict[str, np.ndarray]:
+    """Signals of a teacher, or of a tuple of them."""
+    if not isinstance(teacher, tuple):
+        return signals.teacher_signals(teacher, split, **options)
+    options.pop("taps")
+    return signals.joint_signals(teacher, split, **options)
+
+
+def _training_signals(teacher, method, split, *, view, seed, epochs, folder) -> dict[str, np.ndarray]:
+    """What the teacher says of the training images, in the views that the method wants it to see."""
+    seen = {"same": (view, seed), "clean": (None, seed), "other": (view, seed + OTHER_VIEWS)}
+    view_seen, seed_seen = seen[method.teacher_sees]
+    options = {"view": view_seen, "seed": seed_seen, "epochs": epochs, "folder": folder}
+    said = _ask(teacher, split, taps=method.teacher_taps, **options)
+    views = epochs if view is not None else 1
+    return {name: np.broadcast_to(array, (views, *array.shape[1:])) for name, array in said.items()}
+
+
+def measure(model, data, purpose, histories, seconds, teacher_logits=None) -> dict:
+    """What a run's record says of a trained model; teacher_logits are those of the held-out images, [n, C]."""
+    train_split, held_out = _splits(data, purpose)
+    logits = signals.predict_logits(model, held_out.images)
+    if not np.isfinite(logits).all():
+        raise TrainingFailed("The last step left weights whose answers are not finite. Lower the learning rate.")
+    measured = metrics.classification_summary(held_out.labels, logits)
+    if teacher_logits is not None:
+        measured |= metrics.teacher_agreement(teacher_logits, logits)
+    on_train = np.argmax(signals.predict_logits(model, train_split.images[:TRAINING_SAMPLE]), axis=-1)
+    *earlier, history = histories
+    epochs = sum(len(stage["loss"]) for stage in histories)
+    return {
+        "evaluated_on": "validation" if purpose == "choose" else "test",
+        "metrics": measured,
+        "training_accuracy": float(np.mean(on_train == train_split.labels[:TRAINING_SAMPLE])),
+        "history": history,
+        "earlier_stages": earlier,
+        "training_seconds": seconds,
+        "images_per_second": epochs * len(train_split) / seconds,
+    }
 
 
 def train_once(
@@ -120,29 +191,29 @@ def train_once(
     epochs,
     batch_size,
     learning_rate,
+    schedule,
     view,
     signal_folder,
     callbacks,
 ) -> tuple[keras.Model, dict]:
     """One run without its bookkeeping: the trained model, and what was measured. The arguments are those of
-    `train_and_evaluate`; `teacher` is a model or None."""
+    `train_and_evaluate`; `teacher` is a model, a tuple of models or None."""
     train_split, held_out = _splits(data, purpose)
-    given = {"folder": signal_folder}
     train_signals = held_out_signals = validation = None
     if teacher is not None:
-        held_out_signals = signals.teacher_signals(teacher, held_out, taps=method.teacher_taps, **given)
+        held_out_signals = _ask(teacher, held_out, taps=method.teacher_taps, folder=signal_folder)
     if method.needs_teacher:
-        train_signals = signals.teacher_signals(
-            teacher, train_split, taps=method.teacher_taps, view=view, seed=seed, epochs=epochs, **given
+        train_signals = _training_signals(
+            teacher, method, train_split, view=view, seed=seed, epochs=epochs, folder=signal_folder
         )
     if purpose == "choose":
         validation = pipeline.batches(
             held_out, batch_size=500, shuffle=False, signals=held_out_signals if method.needs_teacher else None
         )
     keras.utils.set_random_seed(seed)
-    model = build_model()
+    model = method.make_student(build_model, data.num_classes)
     began = time.perf_counter()
-    history = fit_distiller(
+    histories = fit_distiller(
         model,
         method,
         train_split,
@@ -152,30 +223,19 @@ def train_once(
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=learning_rate,
+        schedule=schedule,
         view=view,
         callbacks=callbacks,
     )
     seconds = time.perf_counter() - began
-    logits = signals.predict_logits(model, held_out.images)
-    if not np.isfinite(logits).all():
-        raise TrainingFailed("The last step left weights whose answers are not finite. Lower the learning rate.")
-    measured = metrics.classification_summary(held_out.labels, logits)
-    if held_out_signals is not None:
-        measured |= metrics.teacher_agreement(held_out_signals["logits"][0], logits)
-    return model, {
-        "evaluated_on": "validation" if purpose == "choose" else "test",
-        "metrics": measured,
-        "training_accuracy": float(
-            np.mean(np.argmax(signals.predict_logits(model, train_split.images), -1) == train_split.labels)
-        ),
-        "history": history,
-        "training_seconds": seconds,
-        "images_per_second": epochs * len(train_split) / seconds,
-    }
+    teacher_logits = None if teacher is None else held_out_signals["logits"][0]
+    return model, measure(model, data, purpose, histories, seconds, teacher_logits)
 
 
 def _teacher_name(teacher) -> str | None:
     """What tells one teacher from another in a configuration."""
+    if isinstance(teacher, tuple):
+        return "+".join(_teacher_name(member) for member in teacher)
     return teacher.key if isinstance(teacher, Run) else _teacher_weights(teacher)
 
 
@@ -183,21 +243,50 @@ def _teacher_weights(teacher) -> str | None:
     """Digest of the weights a teacher has now."""
     if teacher is None:
         return None
+    if isinstance(teacher, tuple):
+        return "+".join(_teacher_weights(member) for member in teacher)
     return teacher.record["weights_digest"] if isinstance(teacher, Run) else signals.weights_digest(teacher)
 
 
+def _model_of(teacher):
+    """The teacher's model, or a tuple of models."""
+    if isinstance(teacher, tuple):
+        return tuple(_model_of(member) for member in teacher)
+    return teacher.model() if isinstance(teacher, Run) else teacher
+
+
+class AfterEpochs(keras.callbacks.Callback):
+    """Calls `act(epochs, model, history, seconds)` after each of some numbers of epochs."""
+
+    def __init__(self, numbers, act):
+        super().__init__()
+        self.numbers, self.act, self.history = set(numbers), act, {}
+
+    def on_train_begin(self, logs=None):
+        self.began = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        for name, value in (logs or {}).items():
+            self.history.setdefault(name, []).append(float(value))
+        if epoch + 1 in self.numbers:
+            history = {name: list(values) for name, values in self.history.items()}
+            self.act(epoch + 1, self.model.student, history, time.perf_counter() - self.began)
+
+
 def train_and_evaluate(
-    build_model: Callable[[], keras.Model],
+    build_model: Callable[..., keras.Model],
     method: Method,
     data: Dataset,
     *,
-    teacher: "Run | keras.Model | None" = None,
+    teacher: "Run | keras.Model | tuple | None" = None,
     seed: int = 0,
     epochs: int = 12,
     batch_size: int = 256,
     learning_rate: float = 1e-3,
+    schedule: str = "constant",
     view: pipeline.View | None = None,
     purpose: str = "report",
+    also_after: tuple[int, ...] = (),
     task: str = "task1",
     title: str = "",
     runs: Path | None = None,
@@ -206,35 +295,53 @@ def train_and_evaluate(
     """Train a fresh model with a method, evaluate it, record it; or return the run that is already recorded.
 
     Args:
-        build_model: makes the model. It is called right after the seed is set, so that all runs of one
-            seed start from the same weights, whatever their method.
+        build_model: makes the model, given the number of `outputs`. It is called right after the seed is set, so
+            that all runs of one seed start from the same weights, whatever their method.
         method: the loss. `Scratch()` trains without a teacher, and trains the teachers themselves.
-        teacher: a Run or a trained model, for methods that need one. It is asked once for each view of each
-            image, outside training.
+        teacher: a Run, a trained model, or a tuple of them for methods that want several. It is asked once for each
+            view of each image, outside training. Some methods make another teacher from it first.
+        schedule: "constant", or "cosine" for a rate that falls to 0.
         view: augmentation, or None. Teacher and student see the same picture.
         purpose: "choose" trains on the train split and evaluates on validation, after every epoch and at the
             end; it never reads the test split. "report" trains on train and validation together, with the
             choices fixed, and reads the test split once, at the end.
+        also_after: numbers of epochs below `epochs` whose model is evaluated and recorded too. At a constant rate
+            and without a teacher these are the runs of so many epochs, bit for bit, and are found as such.
         title: what the progress bar calls the run.
         runs, cache: folders of records and of weights and signals; those of the profile by default.
 
     Returns:
         The run. Its record has "metrics" on validation or test, with agreement with the teacher if there is one.
     """
-    if purpose not in PURPOSES:
-        raise ValueError(f"purpose is {purpose!r}; it can be one of {PURPOSES}.")
+    for name, value, known in (("purpose", purpose, PURPOSES), ("schedule", schedule, SCHEDULES)):
+        if value not in known:
+            raise ValueError(f"{name} is {value!r}; it can be one of {known}.")
+    if also_after and (teacher is not None or schedule != "constant" or max(also_after) >= epochs):
+        raise ValueError(
+            f"also_after is {also_after}: it is for runs of more epochs than that, at a constant rate, without a "
+            f"teacher; received epochs {epochs}, schedule {schedule!r}, teacher {_teacher_name(teacher)}."
+        )
     if method.needs_teacher and teacher is None:
         raise ValueError(f"The method {method.name!r} needs a teacher. Pass a Run or a trained model as `teacher`.")
     runs = Path(runs or settings.runs)
     cache = Path(cache or settings.cache)
-    options = {
-        "seed": seed, "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "view": view
+    folders = {"runs": runs, "cache": cache}
+    shared = {
+        "seed": seed, "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "schedule": schedule
     }  # fmt: skip
+    if method.needs_teacher:
+
+        def train_other(build_model, method, teacher=None, **others):
+            others = shared | {"purpose": purpose, "task": task, **folders} | others
+            return train_and_evaluate(build_model, method, data, teacher=teacher, **others)
+
+        teacher = method.prepare_teacher(train_other, teacher, build_model)
+    options = shared | {"view": view}
     config = {
         "task": task,
         "model": build_model.__name__,
         "method": method.name,
-        "hyperparameters": {k: v for k, v in vars(method).items()},
+        "hyperparameters": {name: getattr(value, "__name__", value) for name, value in vars(method).items()},
         "teacher": _teacher_name(teacher),
         "purpose": purpose,
         "profile": settings.profile,
@@ -245,30 +352,46 @@ def train_and_evaluate(
         "tensorflow": results.versions()["tensorflow"],
         "keras": results.versions()["keras"],
     }
-    weights = cache / "weights" / f"{results.key_of(config)}.weights.h5"
+    weights = _weights_path(cache, config)
+
+    def make_model():
+        return method.make_student(build_model, data.num_classes)
 
     def train() -> Run:
-        teacher_model = teacher.model() if isinstance(teacher, Run) else teacher
+        teacher_model = _model_of(teacher)
         content = {"profile": settings.profile, "source": data.source, "standin": data.standin}
         content["teacher_weights"] = _teacher_weights(teacher)
-        bar = ProgressBar(title or f"{method.name} seed {seed}", epochs, len(_splits(data, purpose)[0]))
+
+        def finish(config, model, measured):
+            weights = _weights_path(cache, config)
+            _save_weights(model, weights)
+            whole = content | {"status": "finished", **measured, "weights_digest": results.file_digest(weights)}
+            results.save_record(runs, config, whole)
+
+        def finish_early(number, model, history, seconds):
+            finish(config | {"epochs": number}, model, measure(model, data, purpose, [history], seconds))
+
+        callbacks = [AfterEpochs(also_after, finish_early)] if also_after else []
+        bar = ProgressBar(title or f"{method.name} seed {seed}", len(_splits(data, purpose)[0]))
         try:
             model, measured = train_once(
                 build_model, method, data, teacher_model, purpose=purpose, signal_folder=cache / "signals",
-                callbacks=[bar], **options,
+                callbacks=[bar, *callbacks], **options,
             )  # fmt: skip
         except TrainingFailed as failure:
             results.save_record(runs, config, content | {"status": "failed", "reason": str(failure)})
             raise
-        _save_weights(model, weights)
-        content |= {"status": "finished", **measured, "weights_digest": results.file_digest(weights)}
-        results.save_record(runs, config, content)
-        return Run(results.load_record(runs, config), weights, build_model, train)
+        finish(config, model, measured)
+        return Run(results.load_record(runs, config), weights, build_model, make_model, train)
 
     record = results.load_record(runs, config)
     # A teacher that had to be trained again, on another machine say, is another teacher if its weights differ.
     usable = record is not None and record["teacher_weights"] == _teacher_weights(teacher)
-    return Run(record, weights, build_model, train) if usable else train()
+    return Run(record, weights, build_model, make_model, train) if usable else train()
+
+
+def _weights_path(cache: Path, config: dict) -> Path:
+    return cache / "weights" / f"{results.key_of(config)}.weights.h5"
 
 
 def _save_weights(model: keras.Model, path: Path) -> None:

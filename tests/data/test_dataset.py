@@ -132,3 +132,13 @@ def test_stratified_parts_are_disjoint_complete_and_ascending():
 def test_stratified_needs_every_class_on_both_sides(size):
     with pytest.raises(ValueError, match=f"cannot take {size} of 100 images of 3 classes"):
         stratified(np.repeat([0, 1, 2], [50, 30, 20]), size, seed=0)
+
+
+def test_subclasses_go_wherever_their_images_go():
+    whole = make_split(40)
+    finer = Split(whole.images, whole.labels, np.arange(40), whole.labels * 10 + 1)
+    assert finer.digest != Split(whole.images, whole.labels, np.arange(40)).digest
+    dataset, _ = make_dataset(train=finer.take(np.arange(0, 30)), validation=finer.take(np.arange(30, 40)))
+    for part in (dataset.all_train, dataset.smaller(12, 6, 6).train, dataset.validation):
+        np.testing.assert_array_equal(part.subclasses, part.labels * 10 + 1)
+    assert make_dataset()[0].all_train.subclasses is None

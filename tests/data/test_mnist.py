@@ -68,7 +68,7 @@ def test_a_good_file_is_taken_without_a_download(tmp_path, download, capsys, sou
     dataset = load_mnist(source, tmp_path)
     assert download.calls == 0
     assert dataset.source == "MNIST, 60,000 + 10,000"
-    assert not dataset.is_standin
+    assert not dataset.standin
     assert [len(dataset.train), len(dataset.validation), len(dataset.test)] == [55000, 5000, 10000]
     assert dataset.train.images.shape[1:] == (28, 28, 1)
     lines = capsys.readouterr().out.splitlines()
@@ -232,7 +232,7 @@ def test_without_a_file_the_download_is_taken_under_a_timeout(tmp_path, download
 )
 def test_when_the_download_fails_auto_takes_the_standin_and_says_so(tmp_path, download, capsys, answer, reason):
     download.answer = answer
-    assert load_mnist("auto", tmp_path).is_standin
+    assert load_mnist("auto", tmp_path).standin
     out = capsys.readouterr().out
     assert out.count("\n") == 1
     assert "NOT MNIST" in out
@@ -250,7 +250,7 @@ def test_when_the_download_fails_mnist_is_an_error_that_says_how_to_get_it(tmp_p
 
 def test_the_standin_by_name_looks_at_nothing_else(tmp_path, download):
     (tmp_path / "mnist.npz").write_text("bad")
-    assert load_mnist("standin", tmp_path).is_standin
+    assert load_mnist("standin", tmp_path).standin
     assert download.calls == 0
 
 

@@ -151,7 +151,7 @@ def test_views_differ_from_image_to_image(split):
 
 
 def test_the_order_and_the_views_of_all_epochs_have_seeds_of_their_own():
-    assert len({tuple(_seed_of(3, epoch, stream).numpy()) for epoch in range(5) for stream in (0, 1)}) == 10
+    assert len({tuple(_seed_of(3, epoch, stream).numpy()) for epoch in range(5) for stream in range(4)}) == 20
 
 
 def test_no_change_is_the_identity(split):
@@ -197,6 +197,57 @@ def test_zooms_are_uniform_about_the_centre():
     x, y = draw(View(0, 0, 0.2))
     assert_uniform(x / 6, 0.8, 1.2, 0.005)
     np.testing.assert_allclose(y, 0, atol=1e-3)
+
+
+def test_shears_slide_the_rows_by_angles_that_are_uniform():
+    x, y = draw(View(0, 0, 0, shear=20), blob=(0, 6))
+    assert_uniform(np.degrees(np.arctan2(-x, y)), -20, 20, 0.2)
+    np.testing.assert_allclose(y, 6, atol=0.02)
+
+
+def test_mixup_blends_each_image_with_another_whose_share_is_the_smaller(split):
+    mixed = View(2, 10, 0.1, mixup=True)
+    plain, parts = (collect(split, batch_size=N, shuffle=False, view=view)[0] for view in (View(2, 10, 0.1), mixed))
+    flat = plain["image"].reshape(N, -1)
+    shares, partners = [], []
+    for number, picture in enumerate(parts["image"].reshape(N, -1)):
+        fits = [np.linalg.lstsq(np.stack([flat[number], other], 1), picture, rcond=None) for other in flat]
+        residues = [
+            np.abs(np.stack([flat[number], o], 1) @ fit[0] - picture).max() for o, fit in zip(flat, fits, strict=True)
+        ]
+        partners.append(int(np.argmin(residues)))
+        assert min(residues) < 1e-5
+        share, rest = fits[partners[-1]][0]
+        assert share + rest == pytest.approx(1, abs=1e-4)
+        shares += [share] if partners[-1] != number else []
+    assert sorted(partners) == list(range(N))  # each is some image's partner once
+    assert 0.5 <= min(shares) < 0.6 and 0.9 < max(shares) <= 1
+    assert not np.array_equal(
+        parts["image"], collect(split, batch_size=N, shuffle=False, view=mixed, seed=1)[0]["image"]
+    )
+    np.testing.assert_array_equal(parts["label"], plain["label"])
+
+
+def test_mixup_is_the_same_picture_in_any_order(split):
+    def by_index(**arguments):
+        parts = collect(split, view=View(mixup=True), **arguments)
+        return joined(parts, "image")[np.argsort(joined(parts, "index"))]
+
+    np.testing.assert_array_equal(by_index(batch_size=5), by_index(batch_size=N, shuffle=False))
+
+
+def test_subclasses_come_with_their_images(split):
+    finer = Split(split.images, split.labels, subclasses=split.labels * 2)
+    for part in collect(finer):
+        np.testing.assert_array_equal(part["subclass"], 2 * part["label"])
+    assert "subclass" not in collect(split)[0]
+
+
+def test_signals_on_disk_are_joined_like_those_in_memory(split, tmp_path):
+    signals = np.random.default_rng(0).random((2, N, 3)).astype(np.float32)
+    np.save(tmp_path / "s.npy", signals)
+    mapped = np.load(tmp_path / "s.npy", mmap_mode="r")
+    assert_same(collect(split, epochs=2, signals={"s": signals}), collect(split, epochs=2, signals={"s": mapped}))
 
 
 def test_a_view_never_mirrors():
@@ -251,6 +302,7 @@ def test_bad_arguments_are_refused_in_words(split, arguments, message):
         ({"rotation": 200}, "rotation is 200"),
         ({"zoom": 1}, "zoom is 1"),
         ({"zoom": -0.1}, "zoom is -0.1"),
+        ({"shear": 50}, "shear is 50"),
     ],
 )
 def test_an_impossible_view_is_refused_in_words(arguments, message):

@@ -8,7 +8,7 @@ def test_sizes_names_and_types():
     dataset = load_digits_standin()
     assert dataset.name == "digits stand-in"
     assert dataset.source == "embedded digits stand-in, 1,437 + 360"
-    assert dataset.is_standin
+    assert dataset.standin
     assert dataset.num_classes == 10
     assert [len(dataset.train), len(dataset.validation), len(dataset.test)] == [1221, 216, 360]
     assert dataset.train.images.shape[1:] == (28, 28, 1)

@@ -46,16 +46,20 @@ class Split:
         images: uint8 [n, h, w, c], n at least 1.
         labels: int32 [n].
         rows: int64 [n], the row of the file that each image came from, or None where that is not known.
+        subclasses: int32 [n], a finer label of each image, or None where there is none.
     """
 
     images: np.ndarray
     labels: np.ndarray
     rows: np.ndarray | None = None
+    subclasses: np.ndarray | None = None
 
     def __post_init__(self):
-        for name, dtype, rank in (("images", np.uint8, 4), ("labels", np.int32, 1), ("rows", np.int64, 1)):
+        for name, dtype, rank in (
+            ("images", np.uint8, 4), ("labels", np.int32, 1), ("rows", np.int64, 1), ("subclasses", np.int32, 1)
+        ):  # fmt: skip
             array = getattr(self, name)
-            if name == "rows" and array is None:
+            if name in ("rows", "subclasses") and array is None:
                 continue
             if not isinstance(array, np.ndarray) or array.dtype != dtype or array.ndim != rank:
                 found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
@@ -72,14 +76,14 @@ class Split:
 
     def take(self, positions: np.ndarray) -> "Split":
         """The images at `positions` (int [k]), in that order."""
-        rows = None if self.rows is None else self.rows[positions]
-        return Split(self.images[positions], self.labels[positions], rows)
+        rows, subclasses = (None if part is None else part[positions] for part in (self.rows, self.subclasses))
+        return Split(self.images[positions], self.labels[positions], rows, subclasses)
 
     @cached_property
     def digest(self) -> str:
         """16 hex digits of the sha256 of the arrays with their types and shapes: changes if any value does."""
         sha = hashlib.sha256()
-        for array in (self.images, self.labels, self.rows):
+        for array in (self.images, self.labels, self.rows, self.subclasses):
             if array is not None:
                 sha.update(f"{array.dtype.str}{array.shape}".encode())
                 sha.update(np.ascontiguousarray(array))
@@ -119,20 +123,13 @@ class Dataset:
                 raise ValueError(
                     f"{self.name}: images of the {name} split are {split.images.shape[1:]}, those of train {shape}"
                 )
-        if self._rows_known and np.intersect1d(self.train.rows, self.validation.rows).size:
+        rows = self.train.rows, self.validation.rows
+        if all(r is not None for r in rows) and np.intersect1d(*rows).size:
             raise ValueError(f"{self.name}: train and validation share images (their rows overlap); split them anew")
 
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
-
-    @property
-    def is_standin(self) -> bool:
-        return self.standin
-
-    @property
-    def _rows_known(self) -> bool:
-        return self.train.rows is not None and self.validation.rows is not None
 
     @cached_property
     def all_train(self) -> Split:
@@ -140,13 +137,14 @@ class Dataset:
 
         Where the rows are not known: train, then validation.
         """
-        rows = np.concatenate([self.train.rows, self.validation.rows]) if self._rows_known else None
-        order = slice(None) if rows is None else np.argsort(rows)
-        return Split(
-            np.concatenate([self.train.images, self.validation.images])[order],
-            np.concatenate([self.train.labels, self.validation.labels])[order],
-            None if rows is None else rows[order],
-        )
+
+        def joined(name):
+            parts = [getattr(split, name) for split in (self.train, self.validation)]
+            return None if any(part is None for part in parts) else np.concatenate(parts)
+
+        rows = joined("rows")
+        order = np.arange(len(self.train) + len(self.validation)) if rows is None else np.argsort(rows)
+        return Split(joined("images"), joined("labels"), rows, joined("subclasses")).take(order)
 
     @cached_property
     def digest(self) -> str:

@@ -16,6 +16,8 @@ from utils.data.dataset import Split
 
 CPU = "/CPU:0"  # tf.data runs there; what is drawn elsewhere must be drawn there too, to be equal bit for bit
 PREFETCH = 4  # batches: enough to hide the start of an epoch
+ORDER, VIEWS, PARTNERS, SHARES = range(4)  # streams of random numbers
+STREAMS = 4
 
 
 @dataclass(frozen=True)
@@ -26,11 +28,15 @@ class View:
         shift: pixels, at least 0: right and down by a uniform draw from [-shift, shift] each.
         rotation: degrees, 0 to 180: about the centre, counter-clockwise by a uniform draw from [-rotation, rotation].
         zoom: in [0, 1): enlarged by a factor drawn uniformly from [1 - zoom, 1 + zoom].
+        shear: degrees, 0 to 45: rows slide along each other by the tangent of a uniform draw from [-shear, shear].
+        mixup: whether `batches` then blends each image with that of another index, half of itself or more.
     """
 
     shift: float = 2.0
     rotation: float = 10.0
     zoom: float = 0.1
+    shear: float = 0.0
+    mixup: bool = False
 
     def __post_init__(self):
         if not (self.shift >= 0 and math.isfinite(self.shift)):
@@ -39,6 +45,8 @@ class View:
             raise ValueError(f"rotation is {self.rotation}; it is an angle of 0 to 180 degrees")
         if not 0 <= self.zoom < 1:
             raise ValueError(f"zoom is {self.zoom}; it must lie in [0, 1), since the factor goes down to 1 - zoom")
+        if not 0 <= self.shear <= 45:
+            raise ValueError(f"shear is {self.shear}; it is an angle of 0 to 45 degrees")
 
 
 def steps(n: int, batch_size: int) -> int:
@@ -58,20 +66,21 @@ def transforms(view: View, *, seed, epoch, size: int, height: int, width: int) -
     """The epoch's table of views: row i is the projective transform of image i, float32 [size, 8].
 
     A row (a0, a1, a2, b0, b1, b2, 0, 0) sends the output pixel (x, y) to the input point
-    (a0 x + a1 y + a2, b0 x + b1 y + b2): p = R(-angle) / factor · (q - centre - shift) + centre.
+    (a0 x + a1 y + a2, b0 x + b1 y + b2): p = M · (q - centre - shift) + centre, where M is the shear after the
+    rotation by -angle, divided by the factor.
     """
     with tf.device(CPU):
-        draws = tf.random.stateless_uniform([size, 4], _seed_of(seed, epoch, stream=1), -1.0, 1.0)
-        right, down, angle, factor = tf.unstack(
-            draws * [view.shift, view.shift, math.radians(view.rotation), view.zoom] + [0.0, 0.0, 0.0, 1.0], axis=1
-        )
-        cos, sin = tf.cos(angle) / factor, tf.sin(angle) / factor
+        draws = tf.random.stateless_uniform([size, 5], _seed_of(seed, epoch, stream=VIEWS), -1.0, 1.0)
+        ranges = [view.shift, view.shift, math.radians(view.rotation), view.zoom, math.radians(view.shear)]
+        right, down, angle, factor, slant = tf.unstack(draws * ranges + [0.0, 0.0, 0.0, 1.0, 0.0], axis=1)
+        cos, sin, slope = tf.cos(angle) / factor, tf.sin(angle) / factor, tf.tan(slant)
+        a0, a1, b0, b1 = cos + slope * sin, slope * cos - sin, sin, cos
         x, y = (width - 1) / 2, (height - 1) / 2
         zero = tf.zeros_like(cos)
         return tf.stack(
             [
-                *(cos, -sin, x - cos * (x + right) + sin * (y + down)),
-                *(sin, cos, y - sin * (x + right) - cos * (y + down)),
+                *(a0, a1, x - a0 * (x + right) - a1 * (y + down)),
+                *(b0, b1, y - b0 * (x + right) - b1 * (y + down)),
                 *(zero, zero),
             ],
             axis=1,
@@ -79,7 +88,7 @@ def transforms(view: View, *, seed, epoch, size: int, height: int, width: int) -
 
 
 def augment(images, indices, *, view: View, seed, epoch, size: int) -> tf.Tensor:
-    """The view that each image has in this epoch: a pure function of (seed, epoch, index).
+    """The view that each image has in this epoch, before any mixup: a pure function of (seed, epoch, index).
 
     Args:
         images: float32 [b, h, w, c] in [0, 1], as `to_float` makes them.
@@ -118,8 +127,18 @@ def _transform(images: tf.Tensor, table: tf.Tensor, indices: tf.Tensor) -> tf.Te
 
 
 def _seed_of(seed, epoch, stream: int) -> tf.Tensor:
-    """Seed of a stateless operation; stream 0 draws the order, 1 the views: the two must not go together."""
-    return tf.stack([tf.cast(seed, tf.int64), 2 * tf.cast(epoch, tf.int64) + stream])
+    """Seed of a stateless operation. What is drawn for an epoch has a stream each: they must not go together."""
+    return tf.stack([tf.cast(seed, tf.int64), STREAMS * tf.cast(epoch, tf.int64) + stream])
+
+
+def _partners(seed, epoch, size: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """For mixup: the index each image is blended with, int64 [size], and its own share, float32 [size] in [.5, 1].
+
+    A share drawn from [0, 1] with either of the two called the first is one from [.5, 1] with the greater first.
+    """
+    everyone = tf.range(size, dtype=tf.int64)
+    partner = tf.random.experimental.stateless_shuffle(everyone, _seed_of(seed, epoch, stream=PARTNERS))
+    return partner, tf.random.stateless_uniform([size], _seed_of(seed, epoch, stream=SHARES), 0.5, 1.0)
 
 
 def batches(
@@ -151,39 +170,50 @@ def batches(
 
     Yields:
         {"image": float32 [b, h, w, c] in [0, 1], "label": int32 [b], "index": int64 [b], the position in the split,
-        "epoch": int64 []}, and with signals "teacher": {name: [b, ...]}.
+        "epoch": int64 []}; with subclasses in the split "subclass": int32 [b], and with signals
+        "teacher": {name: [b, ...]}.
     """
     n = len(split)
     per_epoch = steps(n, batch_size)
     if epochs < 1 or first_epoch < 0:
         raise ValueError(f"epochs is {epochs}, first_epoch {first_epoch}: they must be at least 1 and 0")
-    signals = {name: np.asarray(array) for name, array in (signals or {}).items()}
-    for name, array in signals.items():
+    for name, array in (signals or {}).items():
         _check_signal(name, array, n, epochs, view)
 
     with tf.device(CPU):  # captured by the functions below as tensors: never copied into a graph
         images, labels = tf.constant(split.images), tf.constant(split.labels)
-        flat = {name: tf.constant(a.reshape(-1, *a.shape[2:])) for name, a in signals.items()}  # [views · n, ...]
+        subclasses = None if split.subclasses is None else tf.constant(split.subclasses)
+    heights, widths = split.images.shape[1:3]
+
+    def seen(index, table, partners):
+        image = to_float(tf.gather(images, index))
+        if view is None:
+            return image
+        image = _transform(image, table, index)
+        if not view.mixup:
+            return image
+        partner, share = (tf.gather(part, index) for part in partners)
+        share = share[:, None, None, None]
+        return share * image + (1 - share) * _transform(to_float(tf.gather(images, partner)), table, partner)
 
     def one_epoch(epoch):
         order = tf.range(n, dtype=tf.int64)
         if shuffle:
-            order = tf.random.experimental.stateless_shuffle(order, _seed_of(seed, epoch, stream=0))
+            order = tf.random.experimental.stateless_shuffle(order, _seed_of(seed, epoch, stream=ORDER))
+        table = partners = None
         if view is not None:
-            height, width = split.images.shape[1:3]
-            table = transforms(view, seed=seed, epoch=epoch, size=n, height=height, width=width)
+            table = transforms(view, seed=seed, epoch=epoch, size=n, height=heights, width=widths)
+            partners = _partners(seed, epoch, n) if view.mixup else None
+        said = {name: _of_epoch(array, epoch - first_epoch) for name, array in (signals or {}).items()}
 
         def one_batch(step):
             index = order[step * batch_size : (step + 1) * batch_size]
-            image = to_float(tf.gather(images, index))
-            if view is not None:
-                image = _transform(image, table, index)
+            image = seen(index, table, partners)
             batch = {"image": image, "label": tf.gather(labels, index), "index": index, "epoch": epoch}
-            if signals:
-                batch["teacher"] = {
-                    name: tf.gather(flat[name], index + (n * (epoch - first_epoch) if len(array) > 1 else 0))
-                    for name, array in signals.items()
-                }
+            if subclasses is not None:
+                batch["subclass"] = tf.gather(subclasses, index)
+            if said:
+                batch["teacher"] = {name: tf.gather(values, index) for name, values in said.items()}
             return batch
 
         return tf.data.Dataset.range(per_epoch).map(one_batch)
@@ -196,6 +226,17 @@ def batches(
     options.threading.private_threadpool_size = 1
     options.autotune.enabled = False
     return data.with_options(options)
+
+
+def _of_epoch(array: np.ndarray, number: tf.Tensor) -> tf.Tensor:
+    """The signal of one epoch, [n, ...]. Only this part of an array that lies on disk is read into memory."""
+
+    def read(number):
+        return np.ascontiguousarray(array[number if len(array) > 1 else 0])
+
+    part = tf.numpy_function(read, [number], array.dtype)
+    part.set_shape(array.shape[1:])
+    return part
 
 
 def _check_signal(name: str, array: np.ndarray, n: int, epochs: int, view: View | None) -> None:

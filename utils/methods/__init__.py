@@ -1,6 +1,6 @@
 """Distillation methods, one file for each paper. METHODS maps the short name to the class."""
 
-from utils.methods.base import Method
+from utils.methods.base import Method, Sizes
 from utils.methods.kd import KD
 from utils.methods.scratch import Scratch
 
@@ -8,4 +8,4 @@ METHODS: dict[str, type[Method]] = {
     "kd": KD,
 }
 
-__all__ = ["KD", "METHODS", "Method", "Scratch"]
+__all__ = ["KD", "METHODS", "Method", "Scratch", "Sizes"]

@@ -1,40 +1,82 @@
-"""What a distillation method is: what it needs, the heads it trains beside the student, and its loss."""
+"""What a distillation method is: what it needs, the heads it trains beside the student, its stages and its loss."""
 
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """What the heads of a method may depend on, beside the student.
+
+    images    number of training images; batch["index"] runs below it
+    teacher   {"logits": (C,), tap: (...)}: shape of each teacher signal for one image
+    """
+
+    images: int | None = None
+    teacher: dict[str, tuple] = field(default_factory=dict)
+
+
 class Method:
-    """The parts of a method that the Distiller asks for. Subclasses are frozen dataclasses: a traced graph keeps
+    """The parts of a method that training asks for. Subclasses are frozen dataclasses: a traced graph keeps
     the values it saw, so a hyperparameter that could be changed afterwards would be changed in vain.
 
     needs_teacher   whether batches must carry, or a live teacher must give, teacher signals
-    teacher_taps    names of teacher layers whose outputs the loss reads, beside the logits
-    student_taps    names of student layers whose outputs the loss reads, beside the logits
+    teacher_sees    "same": the teacher answers for the very picture the student sees; "clean": for the image without
+                    augmentation; "other": for another view of the image, drawn independently
+    teacher_taps    {name: layer}: teacher layers whose outputs the loss reads, beside the logits
+    student_taps    {name: layer}: the same of the student
     terms           names of the loss terms, each tracked over the epoch
     """
 
     name: ClassVar[str]
     paper: ClassVar[str]
     needs_teacher: ClassVar[bool] = True
-    teacher_taps: ClassVar[tuple[str, ...]] = ()
-    student_taps: ClassVar[tuple[str, ...]] = ()
     terms: ClassVar[tuple[str, ...]] = ()
+    teacher_sees = "same"
+    teacher_taps: ClassVar[dict[str, str]] = {}
+    student_taps: ClassVar[dict[str, str]] = {}
 
-    def make_heads(self, student) -> dict:
-        """Networks trained beside the student and discarded after: {name: built keras model}."""
+    def prepare_teacher(self, train, teacher, build_student):
+        """The teacher to distil from: `teacher` itself, or one that is made from it.
+
+        `train(build_model, method, teacher=None, **options)` makes a recorded run on the same data with the same
+        seed, batch size and rate, without augmentation; `teacher` is a finished run or a model.
+        """
+        return teacher
+
+    def make_student(self, build_model, classes: int):
+        """The network that is trained and deployed. It ends in the logits [B, classes] that predictions are read
+        from; `build_model(outputs=...)` makes the plain one."""
+        return build_model(outputs=classes)
+
+    def make_heads(self, student, sizes: Sizes) -> dict:
+        """What is trained or kept beside the student and thrown away after: {name: built keras model or layer}."""
         return {}
 
-    def class_logits(self, outputs: dict):
-        """The logits [B, classes] that the student's predictions are read from."""
-        return outputs["logits"]
+    def trained_variables(self, student, heads: dict) -> list:
+        """The variables that one optimizer step changes."""
+        return student.trainable_variables + [v for head in heads.values() for v in head.trainable_variables]
+
+    def stages(self, epochs: int) -> list:
+        """[(method, epochs)], trained one after the other on the same student, each with a fresh optimizer."""
+        return [(self, epochs)]
 
     def loss(self, batch: dict, outputs: dict, heads: dict):
         """Total loss (scalar) and {term: scalar}, for one batch.
 
         Args:
-            batch: "label" int [B], "index" int [B], "epoch" int [] counted from 0 and, where the method needs
-                it, "teacher": {"logits": [B, C], tap: [B, ...]}.
+            batch: "label" int [B], "index" int [B], "epoch" int [] counted from 0; "subclass" int [B] where the data
+                know it; where the method needs it, "teacher": {"logits": [B, C], tap: [B, ...]} and, from several
+                teachers, "members": [B, M, C].
             outputs: the student's "logits" [B, C] and taps.
             heads: what `make_heads` made.
         """
         raise NotImplementedError
+
+    def held_out_loss(self, batch: dict, outputs: dict, heads: dict):
+        """The loss on images that are not trained on, for the curves: other indices, and no epoch to speak of."""
+        return self.loss(batch, outputs, heads)
+
+    def after_step(self, batch: dict, outputs: dict, student, heads: dict) -> None:
+        """Called after each optimizer step, outside the tape: to renew what the method remembers."""
+        return
