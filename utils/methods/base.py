@@ -80,3 +80,32 @@ class Method:
     def after_step(self, batch: dict, outputs: dict, student, heads: dict) -> None:
         """Called after each optimizer step, outside the tape: to renew what the method remembers."""
         return
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureMethod(Method):
+    """A method whose loss reads "feature", one layer of each network; by default the layer before the logits.
+
+    teacher_layer   in Task 1 "fc", 128 activations [B, 128]
+    student_layer   in Task 1 "fc2", 784 activations [B, 784]
+    """
+
+    teacher_layer: str = "fc"
+    student_layer: str = "fc2"
+
+    @property
+    def teacher_taps(self):
+        return {"feature": self.teacher_layer}
+
+    @property
+    def student_taps(self):
+        return {"feature": self.student_layer}
+
+
+def refuse_two_classes(method: str, classes: int, what_is_left: str) -> None:
+    """A ValueError where a method would train in vain."""
+    if classes == 2:
+        raise ValueError(
+            f"{method!r} collapses with 2 classes: {what_is_left} Give the networks more logits than classes: "
+            "OnSubclasses distils a head of subclasses (annotators' votes, or subclasses the teacher invents)."
+        )

@@ -1,0 +1,102 @@
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tests.methods.fixtures import both_precisions, finite, gradient
+from utils.methods import CID, Sizes
+from utils.methods.cid import Intervention, class_context, class_loss, sample_loss
+from utils.models import mnist_student
+
+F_S = [[1, 0], [1, 1], [0, 2], [1, 2]]
+F_T = [[2, 0, 1], [1, 1, 1], [0, 3, 0], [1, 2, 0]]
+LABELS = np.array([0, 0, 1, 1], np.int32)
+W_R = [[1, 0, 0.5], [0, 1, 0]]
+
+
+@both_precisions
+def test_worked_numbers(to, close):
+    regressed = tf.matmul(to(F_S), to(W_R))
+    each = [sample_loss(to(F_T)[i : i + 1], regressed[i : i + 1]) for i in range(4)]
+    close(each, [0.25, 0.0833333333, 0.1111111111, 0.05])
+    close(sample_loss(to(F_T), regressed), 0.1236111111)
+    close(class_loss(LABELS, to(F_T), to(F_S), 2), 0.0011387212)
+    close(class_loss(LABELS[:2], to(F_T)[:2], to(F_S)[:2], 2), 0.0022774425)
+    sums, seen = class_context(LABELS, to([0.9, 0.6, 0.8, 0.7]), to(F_S), 2)
+    context = sums / seen[:, None]
+    close(context, [[1, 0.4], [0.4666666667, 2]])
+    close(tf.linalg.matvec(context, to([0.75, 0.25]), transpose_a=True), [0.8666666667, 0.8])
+
+
+@both_precisions
+def test_the_class_term_is_blind_to_rotation_and_length(to, close):
+    turned = 3 * tf.matmul(to(F_S), to([[0, 1], [-1, 0]]))
+    close(class_loss(LABELS, to(F_T), turned, 2), class_loss(LABELS, to(F_T), to(F_S), 2))
+    close(class_loss(LABELS, to(F_S), turned, 2), 0.0)
+    close(sample_loss(to(F_T), to(F_T)), 0.0)
+
+
+def test_absent_and_single_classes_and_features_of_0_leave_finite_losses_and_gradients():
+    one_each = np.array([0, 1, 2, 4], np.int32)
+    assert float(class_loss(one_each, tf.constant(F_T, tf.float32), tf.constant(F_S, tf.float32), 5)) == 0
+    for labels in (one_each, LABELS):
+        slopes = gradient(lambda f, y=labels: class_loss(y, tf.constant(F_T, tf.float32), f, 5), tf.zeros([4, 2]))
+        assert finite(*slopes)
+    assert np.isfinite(sample_loss(tf.zeros([2, 3]), tf.ones([2, 3])))
+
+
+def test_until_there_is_a_context_the_logits_pass_and_then_the_head_answers():
+    layer = Intervention(4.0)
+    features, logits = tf.constant([[1.0, 2.0]]), tf.constant([[0.0, 4 * np.log(3.0), 0.0]], tf.float32)
+    np.testing.assert_array_equal(layer([features, logits]), logits)
+    layer.context.assign([[1.0, 0.0], [0.0, 5.0], [2.0, 0.0]])
+    layer.kernel.assign([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0]])
+    layer.ready.assign(1.0)
+    # softmax(z / 4) = (1, 3, 1) / 5: the context is (0.6, 3)
+    np.testing.assert_allclose(layer([features, logits]), [[1 + 3, 2, 0.6]], rtol=1e-5)
+
+
+def example(method):
+    keras.utils.set_random_seed(0)
+    student = method.make_student(mnist_student, 10)
+    heads = method.make_heads(student, Sizes(teacher={"logits": (10,), "feature": (128,)}))
+    rng = np.random.default_rng(0)
+    outputs = {"feature": tf.constant(rng.random((4, 784)), tf.float32), "plain": tf.zeros([4, 10])}
+    batch = {"label": tf.constant(LABELS), "teacher": {"logits": tf.zeros([4, 10])}}
+    batch["teacher"]["feature"] = tf.constant(rng.random((4, 128)), tf.float32)
+    return student, heads, batch, outputs | {"logits": tf.zeros([4, 10])}
+
+
+def test_the_context_of_an_epoch_is_gathered_in_the_one_before():
+    method = CID(context_after=2)
+    student, heads, batch, outputs = example(method)
+    head = student.get_layer("intervention")
+    means = []
+    for epoch in (0, 0, 1, 2):
+        outputs["feature"] += 1.0
+        means.append(tf.reduce_mean(outputs["feature"][:2], axis=0))
+        method.after_step(batch | {"epoch": tf.constant(epoch, tf.int64)}, outputs, student, heads)
+        if epoch == 0:
+            assert not head.context.numpy().any() and float(head.ready) == 0
+        elif epoch == 1:  # the mean of epoch 0's two steps; equal weights, since the teacher is undecided
+            np.testing.assert_allclose(head.context[0], (means[0] + means[1]) / 2, rtol=1e-5)
+            assert float(head.ready) == 0 and not head.context[5].numpy().any()
+    np.testing.assert_allclose(head.context[0], means[2], rtol=1e-5)
+    assert float(head.ready) == 1
+
+
+def test_labels_count_only_once_there_is_a_context():
+    method = CID(context_after=2)
+    _, heads, batch, outputs = example(method)
+    (early, terms), (late, _) = (
+        method.loss(batch | {"epoch": tf.constant(epoch, tf.int64)}, outputs, heads) for epoch in (1, 2)
+    )
+    np.testing.assert_allclose(late - early, terms["cross_entropy"], rtol=1e-4)
+
+
+def test_the_deployed_student_carries_its_head_and_the_regressor_is_left_behind(tmp_path):
+    student, heads, *_ = example(CID())
+    assert student.count_params() == 1_238_730 + 15_690 + 10 * 784 + 1
+    assert heads["regressor"].count_params() == 100_480
+    student.save(tmp_path / "student.keras")
+    image = tf.random.stateless_uniform([2, 28, 28, 1], [0, 0])
+    np.testing.assert_allclose(keras.models.load_model(tmp_path / "student.keras")(image), student(image), atol=1e-6)

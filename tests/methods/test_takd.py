@@ -1,0 +1,23 @@
+from utils.methods import KD, TAKD
+from utils.methods.takd import chains
+from utils.models import mnist_assistant
+
+
+def test_there_are_2_to_the_n_chains_in_order_of_size():
+    assert chains(()) == [()]
+    assert len(chains(("large", "middle", "small"))) == 8
+    assert chains(("large", "small")) == [(), ("large",), ("small",), ("large", "small")]
+
+
+def test_each_assistant_is_taught_by_the_one_before():
+    asked = []
+
+    def train(build_model, method, teacher):
+        asked.append((build_model, method, teacher))
+        return f"assistant {len(asked)}"
+
+    method = TAKD(0.3, 2.0, assistants=("mnist_assistant", "mnist_assistant"))
+    assert method.prepare_teacher(train, "teacher", None) == "assistant 2"
+    expected = KD(0.3, 2.0)
+    assert asked == [(mnist_assistant, expected, "teacher"), (mnist_assistant, expected, "assistant 1")]
+    assert TAKD(assistants=()).prepare_teacher(train, "teacher", None) == "teacher"

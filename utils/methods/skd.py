@@ -1,0 +1,109 @@
+"""Subclass knowledge distillation with known subclass labels (Sajedi, Lawryshyn, Plataniotis 2022)."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from utils import losses
+from utils.methods.base import Method
+from utils.methods.kd import KD
+from utils.methods.subclass import with_subclasses
+
+PAPER = (
+    "Sajedi, Lawryshyn, Plataniotis. Subclass Knowledge Distillation with Known Subclass Labels. 2022, arXiv:2207.08063"
+)
+
+
+def subclass_labels(batch: dict):
+    """The finer labels [B] of a batch, or a ValueError that says where they come from."""
+    if "subclass" not in batch:
+        raise ValueError("The batch has no 'subclass': these images have no known subclasses. Set Split.subclasses.")
+    return batch["subclass"]
+
+
+@dataclass(frozen=True)
+class SubclassLabels(Method):
+    """Plain cross-entropy with the subclasses: how the teacher of SKD is trained. class_of[j] is subclass j's class."""
+
+    class_of: tuple[int, ...]
+
+    name: ClassVar[str] = "subclass_labels"
+    paper: ClassVar[str] = PAPER
+    needs_teacher: ClassVar[bool] = False
+    student_taps: ClassVar[dict[str, str]] = {"subclass": "logits"}
+    terms: ClassVar[tuple[str, ...]] = ("cross_entropy",)
+
+    def make_student(self, build_model, classes):
+        return with_subclasses(build_model, self.class_of)
+
+    def loss(self, batch, outputs, heads):
+        total = losses.compute_plain_cross_entropy_loss(subclass_labels(batch), outputs["subclass"])
+        return total, {"cross_entropy": total}
+
+
+@dataclass(frozen=True)
+class OnSubclasses(Method):
+    """Any method on logits, at work on a head of known subclasses: the way on for those that collapse at 2 classes.
+
+    `inner` sees the subclasses' labels and logits in place of the classes'; the teacher is trained on subclasses too.
+    """
+
+    inner: Method
+    class_of: tuple[int, ...]
+
+    paper: ClassVar[str] = PAPER
+    teacher_taps: ClassVar[dict[str, str]] = {"subclass": "logits"}
+    student_taps: ClassVar[dict[str, str]] = {"subclass": "logits"}
+
+    @property
+    def name(self):
+        return f"{self.inner.name}_on_subclasses"
+
+    @property
+    def terms(self):
+        return self.inner.terms
+
+    def prepare_teacher(self, train, teacher, build_student):
+        return train(teacher.build_model, SubclassLabels(self.class_of))
+
+    def make_student(self, build_model, classes):
+        return with_subclasses(build_model, self.class_of)
+
+    def loss(self, batch, outputs, heads):
+        theirs = batch["teacher"] | {"logits": batch["teacher"]["subclass"]}
+        seen = batch | {"label": subclass_labels(batch), "teacher": theirs}
+        return self.inner.loss(seen, outputs | {"logits": outputs["subclass"]}, heads)
+
+
+@dataclass(frozen=True)
+class SKD(KD):
+    """(1 - alpha) · CE + alpha · T² · KL of the subclasses, from a teacher trained on the subclasses.
+
+    Whether the paper's hard term is on subclasses or classes could not be verified: `hard` can be "subclass" or
+    "class". A class's probability is the sum of its subclasses'.
+    """
+
+    class_of: tuple[int, ...] = ()
+    hard: str = "subclass"
+
+    name: ClassVar[str] = "skd"
+    paper: ClassVar[str] = PAPER
+    teacher_taps: ClassVar[dict[str, str]] = {"subclass": "logits"}
+    student_taps: ClassVar[dict[str, str]] = {"subclass": "logits"}
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.hard not in ("subclass", "class"):
+            raise ValueError(f"hard is {self.hard!r}; it can be 'subclass' or 'class'.")
+
+    def prepare_teacher(self, train, teacher, build_student):
+        return train(teacher.build_model, SubclassLabels(self.class_of))
+
+    def make_student(self, build_model, classes):
+        return with_subclasses(build_model, self.class_of)
+
+    def loss(self, batch, outputs, heads):
+        on_classes = losses.compute_plain_cross_entropy_loss(batch["label"], outputs["logits"])
+        on_subclasses = losses.compute_plain_cross_entropy_loss(subclass_labels(batch), outputs["subclass"])
+        hard = on_classes if self.hard == "class" else on_subclasses
+        soft = losses.distillation_loss(batch["teacher"]["subclass"], outputs["subclass"], self.temperature)
+        return (1 - self.alpha) * hard + self.alpha * soft, {"cross_entropy": hard, "distillation": soft}
