@@ -69,3 +69,15 @@ def test_too_few_or_unpaired_runs_are_refused():
         metrics.mean_interval([1.0])
     with pytest.raises(ValueError, match="pairs"):
         metrics.paired_difference([1.0, 2.0], [1.0, 2.0, 3.0])
+
+
+def test_invented_subclasses_that_only_carry_other_numbers_match_wholly():
+    known = np.array([0, 0, 1, 1, 2, 2])
+    found = metrics.subclass_alignment(known, np.array([5, 5, 3, 3, 4, 4]))
+    assert found == {"purity": 1.0, "mutual_information": pytest.approx(1.0)}
+    split = metrics.subclass_alignment(known, np.array([0, 1, 2, 2, 3, 3]))  # one known subclass in two halves
+    assert split["purity"] == pytest.approx(5 / 6) and 0.5 < split["mutual_information"] < 1
+    assert metrics.subclass_alignment(known, np.zeros(6, int)) == {
+        "purity": pytest.approx(1 / 3),
+        "mutual_information": 0,
+    }

@@ -1,8 +1,9 @@
 """Metrics of one model, agreement of two, and intervals over seeds. Everything takes NumPy arrays."""
 
 import numpy as np
-from scipy import special, stats
-from sklearn.metrics import confusion_matrix, log_loss
+from scipy import optimize, special, stats
+from sklearn.metrics import confusion_matrix, log_loss, normalized_mutual_info_score
+from sklearn.metrics.cluster import contingency_matrix
 
 
 def calibration_error(labels, logits, bins: int = 15) -> float:
@@ -49,6 +50,20 @@ def softened_entropy(logits, temperature: float) -> np.ndarray:
     """Entropy in bits of softmax(logits / T) for each row, [n]: at most log2 C."""
     log_p = special.log_softmax(np.asarray(logits, np.float64) / temperature, axis=-1)
     return -np.sum(np.exp(log_p) * log_p, axis=-1) / np.log(2)
+
+
+def subclass_alignment(subclasses, found) -> dict:
+    """How well subclasses that a network invented match known ones: both int [n], in any numbering.
+
+    "purity" is the share of images whose invented subclass is matched, one to one, with their known one;
+    "mutual_information" is normalised: 0 where one says nothing of the other, 1 where they are the same.
+    """
+    table = contingency_matrix(subclasses, found)
+    matched = optimize.linear_sum_assignment(table, maximize=True)
+    return {
+        "purity": float(table[matched].sum() / len(subclasses)),
+        "mutual_information": float(normalized_mutual_info_score(subclasses, found)),
+    }
 
 
 def mean_interval(values, confidence: float = 0.95) -> dict:

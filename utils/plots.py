@@ -46,7 +46,7 @@ def publish(name: str, draw, numbers: dict, origin: dict, folder: Path | None = 
         "versions": results.versions(),
         "numbers": numbers,
     }
-    written = results.read_json(results.write_json(folder / f"{name}.json", content | {"numbers": numbers}))
+    written = results.read_json(results.write_json(folder / f"{name}.json", content))
     with plt.rc_context(STYLE):
         figure = draw(written["numbers"], caption(written))
         figure.savefig(folder / f"{name}.png", bbox_inches="tight")

@@ -39,6 +39,7 @@ class Run:
     build_model: Callable[..., keras.Model]  # the plain network, build_model(outputs=C)
     make_model: Callable[[], keras.Model]  # as the method trained and deploys it
     retrain: Callable[[], "Run"]
+    teacher: "Run | keras.Model | tuple | None" = None  # whom it was distilled from
 
     @property
     def key(self) -> str:
@@ -382,12 +383,12 @@ def train_and_evaluate(
             results.save_record(runs, config, content | {"status": "failed", "reason": str(failure)})
             raise
         finish(config, model, measured)
-        return Run(results.load_record(runs, config), weights, build_model, make_model, train)
+        return Run(results.load_record(runs, config), weights, build_model, make_model, train, teacher)
 
     record = results.load_record(runs, config)
     # A teacher that had to be trained again, on another machine say, is another teacher if its weights differ.
     usable = record is not None and record["teacher_weights"] == _teacher_weights(teacher)
-    return Run(record, weights, build_model, make_model, train) if usable else train()
+    return Run(record, weights, build_model, make_model, train, teacher) if usable else train()
 
 
 def _weights_path(cache: Path, config: dict) -> Path:

@@ -1,6 +1,8 @@
 """What holds for every method of METHODS: they are trained here as a run trains them, on tiny data."""
 
+import importlib
 import inspect
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -227,3 +229,16 @@ def test_one_file_for_each_method_with_its_paper():
         assert Path(inspect.getfile(method)).parent == folder and method.name == name
         assert len(method.paper) > 20 and replace(make(name)) == make(name)
         assert inspect.getdoc(method)
+
+
+def test_a_seventeenth_method_is_one_file_and_one_line(data, folders, tmp_path, monkeypatch):
+    readme = (Path(package.__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r'```python\n(""".*?)```', readme, re.DOTALL)
+    assert len(code.splitlines()) < 30
+    (tmp_path / "matching_from_the_readme.py").write_text(code, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("matching_from_the_readme")
+    monkeypatch.setitem(METHODS, "matching", module.Matching)
+    run = train(METHODS["matching"](), data, folders, teacher=teachers_for("matching", data, folders))
+    assert set(run.record["history"]) == {"loss", "accuracy", "cross_entropy", "matching"}
+    assert run.record["config"]["method"] == "matching"

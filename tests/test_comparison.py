@@ -1,0 +1,97 @@
+"""Choosing on validation, and the table that compares methods over seeds."""
+
+import numpy as np
+import pytest
+
+from tests.test_training import tiny_data, tiny_model
+from utils import comparison, training
+from utils.methods import KD, Scratch
+from utils.training import Run
+
+
+def made_up(accuracies, monkeypatch):
+    def train(build_model, method, data, *, purpose, seed, **options):
+        assert purpose == "choose" and "test" not in options
+        return Run({"config": {}, "metrics": {"accuracy": accuracies[method.alpha]}}, None, None, None, None)
+
+    monkeypatch.setattr(comparison, "train_and_evaluate", train)
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "chosen"),
+    # 12 validation images: one standard error at 0.9 is 0.087
+    [({0.1: 0.9, 0.5: 0.95}, 0.1), ({0.1: 0.7, 0.5: 0.9}, 0.5), ({0.1: 0.5, 0.5: 0.9, 0.9: 0.95}, 0.9)],
+)
+def test_the_first_setting_stays_unless_another_is_better_than_the_noise(accuracies, chosen, monkeypatch):
+    made_up(accuracies, monkeypatch)
+    settings = [KD(alpha) for alpha in accuracies]
+    best, found = comparison.choose(settings, tiny_data(), None, build_model=tiny_model, seeds=(0, 1))
+    assert best.alpha == chosen and [(m.alpha, a) for m, a in found] == list(accuracies.items())
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("comparison")
+    options = {"epochs": 2, "batch_size": 16, "runs": folder, "cache": folder / "cache", "build_model": tiny_model}
+    data = tiny_data()
+    teachers = {
+        seed: training.train_and_evaluate(
+            options["build_model"], Scratch(), data, seed=seed, epochs=4, runs=folder, cache=folder / "cache"
+        )
+        for seed in (0, 1, 2)
+    }
+    methods = {"kd": KD(), "hot": KD(temperature=20.0), "scratch": Scratch()}
+    return {name: comparison.across_seeds(method, data, teachers, **options) for name, method in methods.items()}
+
+
+def test_the_table_is_sorted_paired_with_the_reference_and_complete(runs):
+    table = comparison.compare(runs)
+    assert set(table.index) == set(runs) and list(table["accuracy"]) == sorted(table["accuracy"], reverse=True)
+    assert table.loc["kd", "difference"] == 0 and not table.loc["kd", "tie"]
+    difference = 100 * (training.values(runs["hot"]) - training.values(runs["kd"]))
+    assert table.loc["hot", "difference"] == pytest.approx(difference.mean())
+    assert table.loc["hot", "errors"] == pytest.approx(
+        np.mean([run.record["metrics"]["errors"] for run in runs["hot"]])
+    )
+    model = tiny_model()
+    assert (table["parameters"] == model.count_params()).all() and (table["FLOPs"] > 0).all()
+
+
+class MadeUp(Run):
+    def model(self):
+        return tiny_model()
+
+
+def made_up_runs(accuracies):
+    measured = {"errors": 1, "agreement": 1.0, "kl_to_teacher": 0.0, "calibration_error": 0.0}
+    records = [
+        {"config": {"seed": seed}, "metrics": measured | {"accuracy": accuracy}, "training_seconds": 1.0}
+        for seed, accuracy in enumerate(accuracies)
+    ]
+    return [MadeUp(record, None, None, None, None) for record in records]
+
+
+def test_a_difference_inside_the_noise_is_a_tie():
+    runs = {"kd": [0.90, 0.91, 0.92], "same": [0.91, 0.90, 0.925], "better": [0.95, 0.962, 0.97]}
+    table = comparison.compare({name: made_up_runs(accuracies) for name, accuracies in runs.items()})
+    assert list(table.index) == ["better", "same", "kd"]
+    assert table.loc["same", "tie"] and not table.loc["better", "tie"] and table.loc["better", "p"] < 0.05
+
+
+def test_runs_of_other_seeds_are_no_pairs(runs):
+    with pytest.raises(ValueError, match="different seeds"):
+        comparison.compare({"kd": runs["kd"], "hot": runs["hot"][:2]})
+
+
+def test_the_cost_counts_each_teacher_once(runs):
+    student, teacher = runs["kd"][0], runs["kd"][0].teacher
+    own = student.record["training_seconds"]
+    assert comparison.training_seconds(student) == pytest.approx(own + teacher.record["training_seconds"])
+    assert comparison.training_seconds((student, student, teacher)) == comparison.training_seconds(student)
+    assert comparison.training_seconds(tiny_model()) == comparison.training_seconds(None) == 0
+
+
+def test_p_values_are_corrected_over_those_that_exist():
+    found = comparison.corrected({"a": 0.01, "b": 0.04, "c": float("nan")})
+    assert found["a"] == pytest.approx(0.02) and found["b"] == pytest.approx(0.04) and np.isnan(found["c"])
+    assert comparison.corrected({}) == {}

@@ -1,0 +1,111 @@
+"""Methods compared under one protocol: each chooses its setting on validation, then all run from equal starts."""
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from utils import cost, metrics
+from utils.data import Dataset
+from utils.methods import Method
+from utils.training import Run, train_and_evaluate, values
+
+
+def choose(settings: Sequence[Method], data: Dataset, teacher, *, build_model, seeds, **options) -> tuple[Method, list]:
+    """The setting with the highest validation accuracy, and [(setting, accuracy)] of all.
+
+    The first of `settings`, the one that comes recommended, stays if it lies within one standard error of the best:
+    sqrt(a (1 - a) / n) for an accuracy a on n images. `teacher` was trained without the validation split.
+    """
+    found = []
+    for number, method in enumerate(settings, 1):
+        runs = [
+            train_and_evaluate(
+                build_model, method, data, teacher=teacher, seed=seed, purpose="choose",
+                title=f"[{method.name}, setting {number}/{len(settings)}] seed {seed}", **options,
+            )
+            for seed in seeds
+        ]  # fmt: skip
+        found.append((method, float(values(runs).mean())))
+    best, accuracy = max(found, key=lambda pair: pair[1])
+    standard_error = np.sqrt(accuracy * (1 - accuracy) / len(data.validation))
+    return (found[0][0] if accuracy - found[0][1] <= standard_error else best), found
+
+
+def across_seeds(method: Method, data: Dataset, teachers: dict, *, build_model, title="", **options) -> list[Run]:
+    """A run for each seed, under the teacher (or tuple of teachers) of that seed; reported, so tested once."""
+    return [
+        train_and_evaluate(
+            build_model,
+            method,
+            data,
+            teacher=teacher,
+            seed=seed,
+            title=f"{title or method.name}, seed {seed}",
+            **options,
+        )
+        for seed, teacher in teachers.items()
+    ]
+
+
+def training_seconds(run: Run | tuple | keras.Model | None) -> float:
+    """Seconds of training behind a run: its own and those of all whom it was distilled from, each counted once.
+
+    Not counted: asking the teacher. A model that is no recorded run counts as 0.
+    """
+    return sum(_seconds_by_run(run).values())
+
+
+def _seconds_by_run(run) -> dict[str, float]:
+    if isinstance(run, tuple):
+        return {key: seconds for member in run for key, seconds in _seconds_by_run(member).items()}
+    if not isinstance(run, Run):
+        return {}
+    return {run.key: run.record["training_seconds"]} | _seconds_by_run(run.teacher)
+
+
+def corrected(p_values: dict[str, float]) -> dict[str, float]:
+    """p-values after Benjamini and Hochberg, over those that are defined: the rate of false claims among the claims."""
+    defined = {name: p for name, p in p_values.items() if np.isfinite(p)}
+    if not defined:
+        return dict(p_values)
+    return p_values | dict(zip(defined, stats.false_discovery_control(list(defined.values())).tolist(), strict=True))
+
+
+def compare(runs: dict[str, list[Run]], reference: str = "kd") -> pd.DataFrame:
+    """One row for each name, best mean accuracy first; differences are paired by seed with the reference.
+
+    Columns: accuracy, sd, low, high (of the mean, %), errors, difference, difference low and high (points), p
+    (corrected over the rows), tie (the interval of the difference holds 0, or p is above 0.05), agreement and
+    calibration (%), KL to the teacher (nats), cost (training seconds with the teachers', in those of the reference),
+    parameters and FLOPs of what is deployed.
+    """
+    seeds = {name: [run.record["config"]["seed"] for run in group] for name, group in runs.items()}
+    if len({tuple(s) for s in seeds.values()}) > 1:
+        raise ValueError(f"The methods were run with different seeds, so their runs are no pairs: {seeds}.")
+    against = runs[reference]
+    reference_seconds = sum(training_seconds(run) for run in against)
+    rows = {}
+    for name, group in runs.items():
+        accuracy = metrics.mean_interval(100 * values(group))
+        pair = metrics.paired_difference(100 * values(group), 100 * values(against))
+        means = {
+            part: float(values(group, part).mean())
+            for part in ("errors", "agreement", "kl_to_teacher", "calibration_error")
+        }
+        model = group[0].model()
+        rows[name] = {
+            "accuracy": accuracy["mean"], "sd": accuracy["sd"], "low": accuracy["low"], "high": accuracy["high"],
+            "errors": means["errors"], "difference": pair["mean"], "difference low": pair["low"],
+            "difference high": pair["high"], "p": pair["p_value"], "agreement": 100 * means["agreement"],
+            "KL to teacher": means["kl_to_teacher"], "calibration error": 100 * means["calibration_error"],
+            "cost": sum(training_seconds(run) for run in group) / reference_seconds,
+            "parameters": cost.count_parameters(model), "FLOPs": cost.count_flops(model),
+        }  # fmt: skip
+    p = corrected({name: row["p"] for name, row in rows.items() if name != reference})
+    for name, row in rows.items():
+        row["p"] = p.get(name, float("nan"))
+        row["tie"] = name != reference and not (row["p"] <= 0.05)
+    return pd.DataFrame(rows).T.sort_values("accuracy", ascending=False, kind="stable")
