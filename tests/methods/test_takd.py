@@ -16,8 +16,8 @@ def test_each_assistant_is_taught_by_the_one_before():
         asked.append((build_model, method, teacher))
         return f"assistant {len(asked)}"
 
-    method = TAKD(0.3, 2.0, assistants=("mnist_assistant", "mnist_assistant"))
-    assert method.prepare_teacher(train, "teacher", None) == "assistant 2"
     expected = KD(0.3, 2.0)
+    method = TAKD(assistants=("mnist_assistant", "mnist_assistant"), hop=expected)
+    assert method.prepare_teacher(train, "teacher", None) == "assistant 2"
     assert asked == [(mnist_assistant, expected, "teacher"), (mnist_assistant, expected, "assistant 1")]
     assert TAKD(assistants=()).prepare_teacher(train, "teacher", None) == "teacher"

@@ -18,9 +18,11 @@ class TAKD(KD):
     """KD from the last of a chain of assistants; each is distilled from the one before, the first from the teacher.
 
     assistants   names of functions in `utils.models`, the largest network first
+    hop          how each assistant is distilled; alpha and temperature are those of the student's own hop
     """
 
     assistants: tuple[str, ...] = ("mnist_assistant",)
+    hop: KD = KD(alpha=0.5, temperature=4.0)
 
     name: ClassVar[str] = "takd"
     paper: ClassVar[str] = (
@@ -30,5 +32,5 @@ class TAKD(KD):
 
     def prepare_teacher(self, train, teacher, build_student):
         for name in self.assistants:
-            teacher = train(getattr(models, name), KD(self.alpha, self.temperature), teacher=teacher)
+            teacher = train(getattr(models, name), self.hop, teacher=teacher)
         return teacher

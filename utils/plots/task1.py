@@ -1,90 +1,30 @@
-"""Every figure, drawn from numbers that lie as JSON beside it.
-
-A figure is a function (numbers, caption) -> matplotlib Figure. `publish` writes the numbers with their
-origin, draws the figure from them and saves it as a PNG of 150 dpi.
-"""
-
-from pathlib import Path
+"""The figures of Task 1, questions 1 to 8."""
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
 
-from utils import results
 from utils.diagram import draw_model
-from utils.metrics import mean_interval
-from utils.settings import settings
-
-# Okabe and Ito's palette, told apart by all common forms of colour blindness.
-BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
-TEACHER, DISTILLED, SCRATCH = "#000000", BLUE, ORANGE
-STYLE = {
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.3,
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "figure.dpi": 100,
-    "savefig.dpi": 150,
-}
-
-
-def publish(name: str, draw, numbers: dict, origin: dict, folder: Path | None = None):
-    """Write numbers and origin to NAME.json, draw NAME.png from what was written, and return the figure.
-
-    Args:
-        origin: "task", "source" of the data, "seeds", and "note", a few words on what is shown; it becomes
-            the caption, together with the profile.
-    """
-    folder = Path(folder or settings.figures)
-    content = {
-        "figure": name,
-        "profile": settings.profile,
-        **origin,
-        "versions": results.versions(),
-        "numbers": numbers,
-    }
-    written = results.read_json(results.write_json(folder / f"{name}.json", content))
-    with plt.rc_context(STYLE):
-        figure = draw(written["numbers"], caption(written))
-        figure.savefig(folder / f"{name}.png", bbox_inches="tight")
-    plt.close(figure)  # or the notebook would show it twice: as the open figure and as the cell's value
-    return figure
-
-
-def caption(content: dict) -> str:
-    """Source, profile, seeds and note of a figure on one line."""
-    seeds = content.get("seeds")
-    parts = [content["source"], f"{content['profile']} profile"]
-    if seeds:
-        parts.append(f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}")
-    return " · ".join([*parts, *([content["note"]] if content.get("note") else [])])
-
-
-def _frame(rows, columns, width, height, text, **options):
-    """A figure with its axes and the caption under them."""
-    figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, layout="constrained", **options)
-    figure.supxlabel(text, fontsize=8, color="0.35")
-    return figure, axes
-
-
-def _band(ax, x, lines, colour, label, style="-"):
-    """Mean over seeds with its 95% interval as a band. lines: [seeds, points]."""
-    lines = np.asarray(lines, float)
-    mean = lines.mean(axis=0)
-    ax.plot(x, mean, style, color=colour, label=label, lw=1.8)
-    if len(lines) > 1:
-        intervals = [mean_interval(column) for column in lines.T]
-        ax.fill_between(x, [i["low"] for i in intervals], [i["high"] for i in intervals], color=colour, alpha=0.2, lw=0)
+from utils.plots.base import (
+    BLUE,
+    DISTILLED,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    SCRATCH,
+    SKY,
+    TEACHER,
+    YELLOW,
+    band,
+    frame,
+    temperature_axis,
+)
 
 
 def digits(numbers, text):
     """Rows of images: originals above, their views in successive epochs below. images: [rows][columns][h][w]."""
     images = np.asarray(numbers["images"])
     rows, columns = images.shape[:2]
-    figure, axes = _frame(rows, columns, 0.95 * columns + 1.2, 0.95 * rows + 0.4, text)
+    figure, axes = frame(rows, columns, 0.95 * columns + 1.2, 0.95 * rows + 0.4, text)
     for ax, image in zip(axes.flat, images.reshape(-1, *images.shape[2:]), strict=True):
         ax.imshow(image, cmap="gray_r", vmin=0, vmax=1)
         ax.set(xticks=[], yticks=[])
@@ -98,7 +38,7 @@ def digits(numbers, text):
 
 def gradient_norms(numbers, text):
     """Norm of the gradient of each loss term in the student's logits against T."""
-    figure, ((ax,),) = _frame(1, 1, 6.5, 3.8, text)
+    figure, ((ax,),) = frame(1, 1, 6.5, 3.8, text)
     t = numbers["temperatures"]
     ax.plot(t, numbers["with_t2"], "o-", color=DISTILLED, label="T² · KL, as trained")
     ax.plot(t, numbers["without_t2"], "s--", color=PURPLE, label="KL without T²")
@@ -106,26 +46,19 @@ def gradient_norms(numbers, text):
     ax.set(
         xscale="log", yscale="log", xlabel="temperature T", ylabel="mean norm of the gradient\nin a student's logits"
     )
-    _temperature_axis(ax, t)
+    temperature_axis(ax, t)
     ax.legend()
     return figure
 
 
-def _temperature_axis(ax, temperatures):
-    ax.set_xscale("log", base=2)
-    ax.xaxis.set_major_locator(FixedLocator(temperatures))
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_formatter(ScalarFormatter())
-
-
 def learning_curves(numbers, text):
     """Loss terms and error of teacher and student over the epochs; panels: title -> lines."""
-    figure, axes = _frame(1, len(numbers["panels"]), 4.1 * len(numbers["panels"]), 3.6, text)
+    figure, axes = frame(1, len(numbers["panels"]), 4.1 * len(numbers["panels"]), 3.6, text)
     colours = (DISTILLED, SCRATCH, GREEN, PURPLE)
     for ax, panel in zip(axes[0], numbers["panels"], strict=True):
         for line, colour in zip(panel["lines"], colours, strict=False):
             epochs = np.arange(1, len(line["values"][0]) + 1)
-            _band(ax, epochs, line["values"], colour, line["label"], line.get("style", "-"))
+            band(ax, epochs, line["values"], colour, line["label"], line.get("style", "-"))
         ax.set(title=panel["title"], xlabel="epoch", ylabel=panel["unit"], yscale=panel.get("scale", "linear"))
         ax.legend(fontsize=8)
     return figure
@@ -133,7 +66,7 @@ def learning_curves(numbers, text):
 
 def search_heatmap(numbers, text):
     """Validation accuracy over alpha × T; the chosen setting is framed."""
-    figure, ((ax,),) = _frame(1, 1, 6.8, 3.2, text)
+    figure, ((ax,),) = frame(1, 1, 6.8, 3.2, text)
     values = 100 * np.asarray(numbers["accuracy"])
     image = ax.imshow(values, cmap="cividis", aspect="auto")
     for (row, column), value in np.ndenumerate(values):
@@ -152,16 +85,16 @@ def search_heatmap(numbers, text):
 
 def temperature_curve(numbers, text):
     """Student test accuracy against T with its interval, teacher and student from scratch as lines."""
-    figure, ((ax,),) = _frame(1, 1, 7.2, 4.2, text)
+    figure, ((ax,),) = frame(1, 1, 7.2, 4.2, text)
     t = numbers["temperatures"]
     accuracy = 100 * np.asarray(numbers["distilled"])  # [seeds, T]
-    _band(ax, t, accuracy, DISTILLED, "student distilled, mean and 95% interval")
+    band(ax, t, accuracy, DISTILLED, "student distilled, mean and 95% interval")
     for seed in accuracy:
         ax.plot(t, seed, ".", color=DISTILLED, alpha=0.5, ms=5)
     for name, colour, label in (("teacher", TEACHER, "teacher"), ("scratch", SCRATCH, "student from scratch")):
         values = 100 * np.asarray(numbers[name])
-        _band(ax, [t[0] / 1.1, t[-1] * 1.1], np.column_stack([values, values]), colour, label, "--")
-    _temperature_axis(ax, t)
+        band(ax, [t[0] / 1.1, t[-1] * 1.1], np.column_stack([values, values]), colour, label, "--")
+    temperature_axis(ax, t)
     ax.set(xlabel="temperature T", ylabel="test accuracy, %", xlim=(t[0] / 1.1, t[-1] * 1.1))
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
     return figure
@@ -170,7 +103,7 @@ def temperature_curve(numbers, text):
 def soft_targets(numbers, text):
     """The teacher's softened answer for a few images at each T: a row for each image."""
     t = numbers["temperatures"]
-    figure, axes = _frame(len(numbers["images"]), len(t) + 1, 1.75 * (len(t) + 1), 2.0 * len(numbers["images"]), text)
+    figure, axes = frame(len(numbers["images"]), len(t) + 1, 1.75 * (len(t) + 1), 2.0 * len(numbers["images"]), text)
     for row, image in zip(axes, numbers["images"], strict=True):
         row[0].imshow(image["pixels"], cmap="gray_r", vmin=0, vmax=1)
         row[0].set(xticks=[], yticks=[], title=image["title"])
@@ -190,13 +123,13 @@ def soft_targets(numbers, text):
 
 def target_entropy(numbers, text):
     """Spread of the entropy of the teacher's softened targets over the training set at each T."""
-    figure, ((ax,),) = _frame(1, 1, 6.5, 3.8, text)
+    figure, ((ax,),) = frame(1, 1, 6.5, 3.8, text)
     t, quantiles = numbers["temperatures"], np.asarray(numbers["quantiles"])  # [T, 5]: 5, 25, 50, 75, 95%
     ax.fill_between(t, quantiles[:, 0], quantiles[:, 4], color=SKY, alpha=0.35, lw=0, label="5 to 95% of the images")
     ax.fill_between(t, quantiles[:, 1], quantiles[:, 3], color=BLUE, alpha=0.45, lw=0, label="25 to 75%")
     ax.plot(t, quantiles[:, 2], "o-", color=TEACHER, label="median")
     ax.axhline(numbers["most"], color=SCRATCH, ls="--", label=f"most: log₂ of the classes = {numbers['most']:.2f}")
-    _temperature_axis(ax, t)
+    temperature_axis(ax, t)
     ax.set(xlabel="temperature T", ylabel="entropy of the teacher's\nsoftened target, bits")
     ax.legend(loc="center right")
     return figure
@@ -204,7 +137,7 @@ def target_entropy(numbers, text):
 
 def paired_runs(numbers, text):
     """Test accuracy with and without KD, the two runs of one seed joined; one panel for each training set."""
-    figure, axes = _frame(1, len(numbers["panels"]), 3.6 * len(numbers["panels"]), 4.0, text, sharey=True)
+    figure, axes = frame(1, len(numbers["panels"]), 3.6 * len(numbers["panels"]), 4.0, text, sharey=True)
     for ax, panel in zip(axes[0], numbers["panels"], strict=True):
         pairs = 100 * np.column_stack([panel["scratch"], panel["distilled"]])
         for pair in pairs:
@@ -221,7 +154,7 @@ def paired_runs(numbers, text):
 
 def recall_gain(numbers, text):
     """Paired difference of recall, distilled minus from scratch, for each class with its interval."""
-    figure, ((ax,),) = _frame(1, 1, 6.8, 3.6, text)
+    figure, ((ax,),) = frame(1, 1, 6.8, 3.6, text)
     gains = numbers["gains"]
     for k, gain in enumerate(gains):
         colour = DISTILLED if gain["outside_noise"] else "0.55"
@@ -235,7 +168,7 @@ def recall_gain(numbers, text):
 
 def cost_by_layer(numbers, text):
     """Parameters, multiply-adds and FLOPs of two networks by layer, stacked."""
-    figure, axes = _frame(1, 3, 12, 3.8, text)
+    figure, axes = frame(1, 3, 12, 3.8, text)
     palette = {"conv1": SKY, "conv2": BLUE, "fc": YELLOW, "fc1": YELLOW, "fc2": ORANGE, "logits": GREEN}
     for ax, (quantity, title) in zip(axes[0], numbers["quantities"].items(), strict=True):
         top = max(sum(row[quantity] for row in network["rows"]) for network in numbers["networks"])
@@ -258,7 +191,7 @@ def diagrams(*models):
     """A drawing function for `publish`: block diagrams of models, one under the other, drawn from the models."""
 
     def draw(_numbers, text):
-        figure, axes = _frame(len(models), 1, 15, 2.3 * len(models) + 0.4, text)
+        figure, axes = frame(len(models), 1, 15, 2.3 * len(models) + 0.4, text)
         for ax, model in zip(axes[:, 0], models, strict=True):
             draw_model(model, ax)
         return figure

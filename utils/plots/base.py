@@ -1,0 +1,86 @@
+"""Every figure, drawn from numbers that lie as JSON beside it.
+
+A figure is a function (numbers, caption) -> matplotlib Figure. `publish` writes the numbers with their
+origin, draws the figure from them and saves it as a PNG of 150 dpi.
+"""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
+
+from utils import results
+from utils.metrics import mean_interval
+from utils.settings import settings
+
+# Okabe and Ito's palette, told apart by all common forms of colour blindness.
+BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
+TEACHER, DISTILLED, SCRATCH = "#000000", BLUE, ORANGE
+STYLE = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "figure.dpi": 100,
+    "savefig.dpi": 150,
+}
+
+
+def publish(name: str, draw, numbers: dict, origin: dict, folder: Path | None = None):
+    """Write numbers and origin to NAME.json, draw NAME.png from what was written, and return the figure.
+
+    Args:
+        origin: "task", "source" of the data, "seeds", and "note", a few words on what is shown; it becomes
+            the caption, together with the profile.
+    """
+    folder = Path(folder or settings.figures)
+    content = {
+        "figure": name,
+        "profile": settings.profile,
+        **origin,
+        "versions": results.versions(),
+        "numbers": numbers,
+    }
+    written = results.read_json(results.write_json(folder / f"{name}.json", content))
+    with plt.rc_context(STYLE):
+        figure = draw(written["numbers"], caption(written))
+        figure.savefig(folder / f"{name}.png", bbox_inches="tight")
+    plt.close(figure)  # or the notebook would show it twice: as the open figure and as the cell's value
+    return figure
+
+
+def caption(content: dict) -> str:
+    """Source, profile, seeds and note of a figure on one line."""
+    seeds = content.get("seeds")
+    parts = [content["source"], f"{content['profile']} profile"]
+    if seeds:
+        parts.append(f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}")
+    return " · ".join([*parts, *([content["note"]] if content.get("note") else [])])
+
+
+def frame(rows, columns, width, height, text, **options):
+    """A figure with its axes and the caption under them."""
+    figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, layout="constrained", **options)
+    figure.supxlabel(text, fontsize=8, color="0.35")
+    return figure, axes
+
+
+def band(ax, x, lines, colour, label, style="-"):
+    """Mean over seeds with its 95% interval as a band. lines: [seeds, points]."""
+    lines = np.asarray(lines, float)
+    mean = lines.mean(axis=0)
+    ax.plot(x, mean, style, color=colour, label=label, lw=1.8)
+    if len(lines) > 1:
+        intervals = [mean_interval(column) for column in lines.T]
+        ax.fill_between(x, [i["low"] for i in intervals], [i["high"] for i in intervals], color=colour, alpha=0.2, lw=0)
+
+
+def temperature_axis(ax, temperatures):
+    ax.set_xscale("log", base=2)
+    ax.xaxis.set_major_locator(FixedLocator(temperatures))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(ScalarFormatter())

@@ -1,0 +1,84 @@
+"""The figures that compare methods."""
+
+import numpy as np
+
+from utils.plots.base import BLUE, DISTILLED, GREEN, ORANGE, PURPLE, SCRATCH, SKY, TEACHER, YELLOW, frame
+
+
+def method_comparison(numbers, text):
+    """Test accuracy of each method, a dot for each seed, mean and 95% interval; one panel for each training set.
+
+    Filled: the difference from KD is outside the noise (corrected over the methods); hollow: a tie with KD.
+    """
+    panels = numbers["panels"]
+    rows = max(len(panel["rows"]) for panel in panels)
+    figure, axes = frame(1, len(panels), 5.2 * len(panels), 0.33 * rows + 1.3, text)
+    for ax, panel in zip(axes[0], panels, strict=True):
+        for y, row in enumerate(reversed(panel["rows"])):
+            colour = TEACHER if row["name"] == "kd" else SCRATCH if row["name"] == "scratch" else BLUE
+            face = "white" if row["tie"] else colour
+            ax.plot(row["seeds"], np.full(len(row["seeds"]), y), "|", color=colour, alpha=0.5, ms=7)
+            ax.plot([row["low"], row["high"]], [y, y], color=colour, lw=1.5)
+            ax.plot(row["mean"], y, "o", color=colour, mfc=face, ms=6)
+        ax.set_yticks(range(len(panel["rows"])), [row["name"] for row in reversed(panel["rows"])])
+        reference = next(row["mean"] for row in panel["rows"] if row["name"] == "kd")
+        ax.axvline(reference, color=TEACHER, lw=0.8, ls=":")
+        ax.axvspan(panel["teacher"]["low"], panel["teacher"]["high"], color="0.85", lw=0)
+        ax.text(panel["teacher"]["mean"], len(panel["rows"]) - 0.4, "teacher", ha="center", va="bottom", fontsize=8)
+        ax.set(title=panel["title"], xlabel="test accuracy, %", ylim=(-0.7, len(panel["rows"]) - 0.3))
+        ax.title.set_position((0.5, 1.05))
+    return figure
+
+
+def gain_against_cost(numbers, text):
+    """Gain over KD in points against training cost in multiples of KD's, with intervals of the gain."""
+    figure, ((ax,),) = frame(1, 1, 7.2, 4.4, text)
+    for row in numbers["rows"]:
+        colour = "0.55" if row["tie"] else BLUE
+        low, high = row["gain"] - row["low"], row["high"] - row["gain"]
+        ax.errorbar(row["cost"], row["gain"], [[low], [high]], fmt="o", color=colour, capsize=2, lw=1)
+        ax.annotate(row["name"], (row["cost"], row["gain"]), (5, 4), textcoords="offset points", fontsize=8)
+    ax.axhline(0, color=TEACHER, lw=1)
+    ax.set(
+        xscale="log",
+        xlabel="training time with all teachers, in multiples of KD's (logarithmic)",
+        ylabel="gain over KD, points of test accuracy",
+    )
+    return figure
+
+
+def features(numbers, text):
+    """Penultimate features of several networks in one plane each, aligned with the teacher's, coloured by class."""
+    networks = numbers["networks"]
+    figure, axes = frame(1, len(networks), 3.3 * len(networks), 3.8, text, sharex=True, sharey=True)
+    palette = [BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW, TEACHER, "0.6", "#8B4513", "#4B0082"]
+    for ax, network in zip(axes[0], networks, strict=True):
+        points = np.asarray(network["points"])
+        for k, name in enumerate(numbers["classes"]):
+            own = points[np.asarray(numbers["labels"]) == k]
+            ax.plot(*own.T, ".", color=palette[k % len(palette)], ms=3, alpha=0.6, label=name)
+        ax.set(title=network["title"], xlabel="first aligned component", xticks=[], yticks=[])
+        ax.grid(False)
+    axes[0, 0].set_ylabel("second aligned component")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center", markerscale=3, title="class")
+    return figure
+
+
+def learning_curves_of_methods(numbers, text):
+    """Test-free learning curves: validation error of each method over the epochs, small panels that share KD's line."""
+    names = [name for name in numbers["curves"] if name != "kd"]
+    columns = 4
+    figure, axes = frame(-(-len(names) // columns), columns, 2.6 * columns, 2.0 * -(-len(names) // columns), text,
+                         sharex=True, sharey=True)  # fmt: skip
+    for ax, name in zip(axes.flat, names, strict=False):
+        for line, colour in (("kd", DISTILLED), (name, ORANGE)):
+            values = numbers["curves"][line]
+            ax.plot(np.arange(1, len(values) + 1), values, color=colour, lw=1.6, label=line)
+        ax.set(title=name, yscale="log")
+    for ax in axes.flat[len(names) :]:
+        ax.set_visible(False)
+    for ax in axes[-1]:
+        ax.set_xlabel("epoch")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("validation error, %")
+    return figure
