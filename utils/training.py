@@ -233,6 +233,13 @@ def train_once(
     return model, measure(model, data, purpose, histories, seconds, teacher_logits)
 
 
+def _described(value):
+    """A hyperparameter as JSON can hold it: functions by their name, methods within methods as they print."""
+    if callable(value):
+        return value.__name__
+    return repr(value) if isinstance(value, Method) else value
+
+
 def _teacher_name(teacher) -> str | None:
     """What tells one teacher from another in a configuration."""
     if isinstance(teacher, tuple):
@@ -342,7 +349,7 @@ def train_and_evaluate(
         "task": task,
         "model": build_model.__name__,
         "method": method.name,
-        "hyperparameters": {name: getattr(value, "__name__", value) for name, value in vars(method).items()},
+        "hyperparameters": {name: _described(value) for name, value in vars(method).items()},
         "teacher": _teacher_name(teacher),
         "purpose": purpose,
         "profile": settings.profile,

@@ -13,6 +13,9 @@ def chains(assistants: tuple[str, ...]) -> list[tuple[str, ...]]:
     return [chain for length in range(len(assistants) + 1) for chain in combinations(assistants, length)]
 
 
+HOP = KD(alpha=0.5, temperature=4.0)
+
+
 @dataclass(frozen=True)
 class TAKD(KD):
     """KD from the last of a chain of assistants; each is distilled from the one before, the first from the teacher.
@@ -22,7 +25,7 @@ class TAKD(KD):
     """
 
     assistants: tuple[str, ...] = ("mnist_assistant",)
-    hop: KD = KD(alpha=0.5, temperature=4.0)
+    hop: KD = HOP
 
     name: ClassVar[str] = "takd"
     paper: ClassVar[str] = (
