@@ -78,6 +78,20 @@ def test_a_difference_inside_the_noise_is_a_tie():
     assert table.loc["same", "tie"] and not table.loc["better", "tie"] and table.loc["better", "p"] < 0.05
 
 
+def test_the_table_for_reading_has_intervals_and_names_ties():
+    runs = {"kd": [0.90, 0.91, 0.92], "same": [0.91, 0.90, 0.925]}
+    shown = comparison.shown(comparison.compare({name: made_up_runs(a) for name, a in runs.items()}))
+    assert shown.loc["same", "against kd, points [95%]"].startswith("+0.17 [-2.")
+    assert shown.loc["same", ""] == "tie with kd" and shown.loc["kd", "p, corrected"] == ""
+    assert shown.loc["kd", "test accuracy, %"] == "91.00 ± 1.00"
+
+
+def test_a_single_setting_is_no_choice(monkeypatch):
+    monkeypatch.setattr(comparison, "train_and_evaluate", lambda *a, **k: pytest.fail("trained"))
+    found = comparison.choose([KD(0.3)], tiny_data(), None, build_model=tiny_model, seeds=(0,))
+    assert found == (KD(0.3), [])
+
+
 def test_runs_of_other_seeds_are_no_pairs(runs):
     with pytest.raises(ValueError, match="different seeds"):
         comparison.compare({"kd": runs["kd"], "hot": runs["hot"][:2]})
@@ -87,6 +101,8 @@ def test_the_cost_counts_each_teacher_once(runs):
     student, teacher = runs["kd"][0], runs["kd"][0].teacher
     own = student.record["training_seconds"]
     assert comparison.training_seconds(student) == pytest.approx(own + teacher.record["training_seconds"])
+    scratch = runs["scratch"][0]  # which is only compared with a teacher
+    assert comparison.training_seconds(scratch) == scratch.record["training_seconds"]
     assert comparison.training_seconds((student, student, teacher)) == comparison.training_seconds(student)
     assert comparison.training_seconds(tiny_model()) == comparison.training_seconds(None) == 0
 

@@ -18,7 +18,7 @@ from utils import results, signals, training
 from utils.data import Dataset, Split
 from utils.data.pipeline import View
 from utils.distiller import Distiller
-from utils.methods import KD, Scratch
+from utils.methods import ESKD, KD, Ensemble, OnSubclasses, Scratch
 from utils.models import mnist_student, mnist_teacher
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -318,8 +318,29 @@ def test_a_method_may_make_its_own_teacher_and_its_own_student(folders):
     shorter = train(folders, seed=3, epochs=1)
     assert run.record["config"]["teacher"] == shorter.key != teacher.key
     assert isinstance(run.model().layers[-1], layers.Rescaling)
-    chosen = train(folders, Wider(), teacher=teacher, seed=3, epochs=2, purpose="choose")
+    own = train(folders, seed=3, epochs=2, purpose="choose")
+    chosen = train(folders, Wider(), teacher=own, seed=3, epochs=2, purpose="choose")
     assert chosen.record["config"]["teacher"] == train(folders, seed=3, epochs=1, purpose="choose").key
+
+
+def test_a_teacher_made_for_a_method_is_trained_as_the_given_one_was(folders):
+    teacher = train(folders, seed=3, epochs=4, also_after=(2,), batch_size=16)
+    run = train(folders, ESKD(teacher_epochs=2, stop_after=1), teacher=teacher, seed=5, epochs=3, batch_size=8)
+    shorter = train(folders, seed=3, epochs=2, batch_size=16)
+    assert run.record["config"]["teacher"] == shorter.key and run.teacher.key == shorter.key
+    with pytest.raises(ValueError, match="must be a run from train_and_evaluate"):
+        train(folders, ESKD(teacher_epochs=2), teacher=teacher.model())
+
+
+def test_nothing_is_chosen_under_a_teacher_that_saw_the_validation_images(folders):
+    teacher = train(folders, seed=3)
+    with pytest.raises(ValueError, match="trained on the validation images too"):
+        train(folders, KD(), teacher=teacher, purpose="choose")
+
+
+def test_code_that_comes_as_a_hyperparameter_counts_too():
+    assert training._parts(OnSubclasses(KD(), (0, 1))) == [KD] and training._parts(KD()) == []
+    assert training._described(KD(0.3, 2.0)) == "KD(alpha=0.3, temperature=2.0)"
 
 
 def test_a_run_recorded_on_the_way_is_the_shorter_run_bit_for_bit(tmp_path, monkeypatch):
@@ -356,8 +377,10 @@ def test_the_cosine_rate_falls_to_0(folders, monkeypatch):
 
 def test_several_teachers_teach_together(folders):
     teachers = tuple(train(folders, seed=seed) for seed in (1, 2))
-    run = train(folders, KD(), teacher=teachers)
+    run = train(folders, Ensemble(), teacher=teachers)
     assert run.record["config"]["teacher"] == "+".join(teacher.key for teacher in teachers)
+    with pytest.raises(ValueError, match="'kd' learns from one teacher, but received 2"):
+        train(folders, KD(), teacher=teachers)
     alone = train(folders, KD(), teacher=teachers[0])
     assert run.record["history"] != alone.record["history"] and run.record["metrics"]["kl_to_teacher"] > 0
 
@@ -402,7 +425,7 @@ sys.path.insert(0, {tests!r})
 from pathlib import Path
 from test_training import tiny_data, tiny_model
 from utils import training
-from utils.methods import KD, Scratch
+from utils.methods import ESKD, KD, Ensemble, OnSubclasses, Scratch
 folder = Path({folder!r})
 for seed in range(4):
     options = dict(seed=seed, epochs=6, batch_size=4, runs=folder / "runs", cache=folder / "cache")

@@ -17,8 +17,11 @@ def choose(settings: Sequence[Method], data: Dataset, teacher, *, build_model, s
     """The setting with the highest validation accuracy, and [(setting, accuracy)] of all.
 
     The first of `settings`, the one that comes recommended, stays if it lies within one standard error of the best:
-    sqrt(a (1 - a) / n) for an accuracy a on n images. `teacher` was trained without the validation split.
+    sqrt(a (1 - a) / n) for an accuracy a on n images. `teacher` was trained without the validation split. A single
+    setting is no choice, and nothing is trained for it.
     """
+    if len(settings) == 1:
+        return settings[0], []
     found = []
     for number, method in enumerate(settings, 1):
         runs = [
@@ -78,9 +81,9 @@ def compare(runs: dict[str, list[Run]], reference: str = "kd") -> pd.DataFrame:
     """One row for each name, best mean accuracy first; differences are paired by seed with the reference.
 
     Columns: accuracy, sd, low, high (of the mean, %), errors, difference, difference low and high (points), p
-    (corrected over the rows), tie (the interval of the difference holds 0, or p is above 0.05), agreement and
-    calibration (%), KL to the teacher (nats), cost (training seconds with the teachers', in those of the reference),
-    parameters and FLOPs of what is deployed.
+    (corrected over the rows), tie (p is above 0.05 or undefined), agreement (with its own teacher, which some
+    methods make for themselves) and calibration (%), KL to that teacher (nats), cost (training seconds with the
+    teachers', in those of the reference), parameters and FLOPs of what is deployed.
     """
     seeds = {name: [run.record["config"]["seed"] for run in group] for name, group in runs.items()}
     if len({tuple(s) for s in seeds.values()}) > 1:
@@ -109,3 +112,24 @@ def compare(runs: dict[str, list[Run]], reference: str = "kd") -> pd.DataFrame:
         row["p"] = p.get(name, float("nan"))
         row["tie"] = name != reference and not (row["p"] <= 0.05)
     return pd.DataFrame(rows).T.sort_values("accuracy", ascending=False, kind="stable")
+
+
+def shown(table: pd.DataFrame) -> pd.DataFrame:
+    """The table of `compare` with as many digits as mean something, for reading."""
+    numbers = table.astype({column: float for column in table if column != "tie"})
+    return pd.DataFrame({
+        "test accuracy, %": [f"{a:.2f} ± {s:.2f}" for a, s in zip(numbers["accuracy"], numbers["sd"], strict=True)],
+        "errors": numbers["errors"].round(1),
+        "against kd, points [95%]": [
+            f"{d:+.2f} [{low:+.2f}, {high:+.2f}]"
+            for d, low, high in numbers[["difference", "difference low", "difference high"]].to_numpy()
+        ],
+        "p, corrected": [f"{p:.3f}" if np.isfinite(p) else "" for p in numbers["p"]],
+        "": ["tie with kd" if tie else "" for tie in numbers["tie"]],
+        "agreement with its teacher, %": numbers["agreement"].round(2),
+        "KL to its teacher, nats": numbers["KL to teacher"].round(4),
+        "calibration error, %": numbers["calibration error"].round(2),
+        "training time / kd's": numbers["cost"].round(2),
+        "parameters": [f"{n:,.0f}" for n in numbers["parameters"]],
+        "FLOPs": [f"{n:,.0f}" for n in numbers["FLOPs"]],
+    }, index=table.index)  # fmt: skip

@@ -240,6 +240,15 @@ def _described(value):
     return repr(value) if isinstance(value, Method) else value
 
 
+def _parts(method) -> list:
+    """Code that a method got as a hyperparameter, and so cannot be seen in its class."""
+    return [
+        type(value) if isinstance(value, Method) else value
+        for value in vars(method).values()
+        if isinstance(value, Method) or callable(value)
+    ]
+
+
 def _teacher_name(teacher) -> str | None:
     """What tells one teacher from another in a configuration."""
     if isinstance(teacher, tuple):
@@ -329,6 +338,15 @@ def train_and_evaluate(
             f"also_after is {also_after}: it is for runs of more epochs than that, at a constant rate, without a "
             f"teacher; received epochs {epochs}, schedule {schedule!r}, teacher {_teacher_name(teacher)}."
         )
+    if isinstance(teacher, tuple) and not getattr(method, "several_teachers", False):
+        raise ValueError(f"The method {method.name!r} learns from one teacher, but received {len(teacher)}.")
+    members = teacher if isinstance(teacher, tuple) else (teacher,)
+    leaking = [m.key for m in members if isinstance(m, Run) and m.record["config"]["purpose"] != "choose"]
+    if purpose == "choose" and leaking:
+        raise ValueError(
+            f"The teacher (run {leaking}) was trained on the validation images too, so nothing can be chosen on them "
+            "with it. Train one with purpose='choose'."
+        )
     if method.needs_teacher and teacher is None:
         raise ValueError(f"The method {method.name!r} needs a teacher. Pass a Run or a trained model as `teacher`.")
     runs = Path(runs or settings.runs)
@@ -340,8 +358,12 @@ def train_and_evaluate(
     if method.needs_teacher:
 
         def train_other(build_model, method, teacher=None, **others):
-            others = shared | {"purpose": purpose, "task": task, **folders} | others
+            # A method's own teacher is trained as the given one was: its seed, epochs, batch size and rate.
+            like = {name: given.record["config"][name] for name in shared} if isinstance(given, Run) else shared
+            others = like | {"purpose": purpose, "task": task, **folders} | others
             return train_and_evaluate(build_model, method, data, teacher=teacher, **others)
+
+        given = teacher
 
         teacher = method.prepare_teacher(train_other, teacher, build_model)
     options = shared | {"view": view}
@@ -356,11 +378,13 @@ def train_and_evaluate(
         "data": data.digest,
         **options,
         "view": repr(view) if view else None,
-        "code": results.code_version(type(method), build_model, train_once, Dataset),
+        "code": results.code_version(type(method), *_parts(method), build_model, train_once, Dataset),
         "tensorflow": results.versions()["tensorflow"],
         "keras": results.versions()["keras"],
     }
     weights = _weights_path(cache, config)
+
+    taught_by = teacher if method.needs_teacher else None  # `Scratch` is only compared with one
 
     def make_model():
         return method.make_student(build_model, data.num_classes)
@@ -390,12 +414,12 @@ def train_and_evaluate(
             results.save_record(runs, config, content | {"status": "failed", "reason": str(failure)})
             raise
         finish(config, model, measured)
-        return Run(results.load_record(runs, config), weights, build_model, make_model, train, teacher)
+        return Run(results.load_record(runs, config), weights, build_model, make_model, train, taught_by)
 
     record = results.load_record(runs, config)
     # A teacher that had to be trained again, on another machine say, is another teacher if its weights differ.
     usable = record is not None and record["teacher_weights"] == _teacher_weights(teacher)
-    return Run(record, weights, build_model, make_model, train, teacher) if usable else train()
+    return Run(record, weights, build_model, make_model, train, taught_by) if usable else train()
 
 
 def _weights_path(cache: Path, config: dict) -> Path:

@@ -3,6 +3,8 @@ import numpy as np
 import tensorflow as tf
 
 from tests.methods.fixtures import both_precisions, finite, gradient
+from utils import losses
+from utils.distiller import with_taps
 from utils.methods import CID, Sizes
 from utils.methods.cid import Intervention, class_context, class_loss, sample_loss
 from utils.models import mnist_student
@@ -24,7 +26,20 @@ def test_worked_numbers(to, close):
     sums, seen = class_context(LABELS, to([0.9, 0.6, 0.8, 0.7]), to(F_S), 2)
     context = sums / seen[:, None]
     close(context, [[1, 0.4], [0.4666666667, 2]])
-    close(tf.linalg.matvec(context, to([0.75, 0.25]), transpose_a=True), [0.8666666667, 0.8])
+    # What the head reads for the first sample: its features, and the contexts weighed by what the student believes.
+    layer = Intervention(4.0, dtype=context.dtype)
+    logits = to([[4 * np.log(3), 0]])
+    layer.build(((1, 2), (1, 2)))
+    layer.context.assign(context)
+    layer.ready.assign(1.0)
+    layer.bias.assign(to([0, 0]))
+    seen = []
+    for row in range(4):
+        kernel = np.zeros((4, 2))
+        kernel[row, 0] = 1
+        layer.kernel.assign(to(kernel))
+        seen.append(float(layer([to(F_S)[:1], logits])[0, 0]))
+    close(seen, [1, 0, 0.8666666667, 0.8])
 
 
 @both_precisions
@@ -91,6 +106,35 @@ def test_labels_count_only_once_there_is_a_context():
         method.loss(batch | {"epoch": tf.constant(epoch, tf.int64)}, outputs, heads) for epoch in (1, 2)
     )
     np.testing.assert_allclose(late - early, terms["cross_entropy"], rtol=1e-4)
+
+
+@both_precisions
+def test_the_terms_are_weighed_as_the_method_says(to, close):
+    heads = {"regressor": lambda f: tf.matmul(f, to(W_R))}
+    batch = {"label": LABELS, "teacher": {"feature": to(F_T), "logits": to([[2, 0], [1, 0], [0, 1], [0, 3]])}}
+    batch["epoch"] = tf.constant(5, tf.int64)
+    outputs = {"feature": to(F_S), "plain": to([[1, 0], [0, 0], [0, 1], [1, 0]]), "logits": to([[1, 0]] * 4)}
+    method = CID(weight=0.5, sample_weight=10.0, class_weight=100.0)
+    total, terms = method.loss(batch, outputs, heads)
+    close(terms["sample"], 0.1236111111)
+    close(terms["classes"], 0.0011387212)
+    close(terms["distillation"], losses.distillation_loss(batch["teacher"]["logits"], outputs["plain"], 4.0))
+    close(terms["cross_entropy"], losses.compute_plain_cross_entropy_loss(LABELS, outputs["logits"]))
+    expected = 0.5 * (terms["cross_entropy"] + terms["distillation"]) + 10 * 0.1236111111 + 100 * 0.0011387212
+    close(total, expected, 10)
+
+
+def test_once_there_is_a_context_the_head_is_trained():
+    method = CID(context_after=0)
+    student, heads, batch, _ = example(method)
+    head = student.get_layer("intervention")
+    head.ready.assign(1.0)
+    head.context.assign(tf.random.stateless_uniform(head.context.shape, [0, 0]))
+    images = tf.random.stateless_uniform([4, 28, 28, 1], [1, 0])
+    with tf.GradientTape() as tape:
+        outputs = with_taps(student, method.student_taps)(images, True)
+        total, _ = method.loss(batch | {"epoch": tf.constant(0, tf.int64)}, outputs, heads)
+    assert all(np.abs(g).max() > 0 for g in tape.gradient(total, [head.kernel.value, head.bias.value]))
 
 
 def test_the_deployed_student_carries_its_head_and_the_regressor_is_left_behind(tmp_path):

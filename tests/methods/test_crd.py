@@ -78,6 +78,42 @@ def test_the_memory_is_renewed_at_the_right_rows_after_use_and_trains_nothing():
     assert np.isfinite(terms["contrast"])
 
 
+def test_the_two_memories_start_apart_and_with_the_seed():
+    memories = [example(CRD(width=4))[1]["memory"] for _ in range(2)]
+    first, second = memories
+    assert not np.allclose(first.student, first.teacher) and np.abs(first.student).max() <= (3 / 4) ** 0.5
+    np.testing.assert_array_equal(first.teacher, second.teacher)
+    assert first.seed == second.seed
+
+
+def test_the_contrast_against_a_filled_memory_is_that_of_the_formula():
+    method = CRD(width=4, negatives=5, contrast_temperature=0.5)
+    _, heads, batch, outputs = example(method)
+    memory = heads["memory"]
+    memory.labels.assign([0, 1, 2, 0, 0, 1])
+    rng = np.random.default_rng(1)
+    for bank in (memory.student, memory.teacher):
+        rows = rng.normal(size=bank.shape)
+        bank.assign(rows / np.linalg.norm(rows, axis=1, keepdims=True))
+    found = method.loss(batch, outputs, heads)[1]["contrast"]
+    drawn = tf.random.stateless_uniform([5], [0, memory.seed], 0, 6, tf.int32).numpy()
+    ours, theirs = (
+        heads[name](value).numpy()
+        for name, value in (("student", outputs["feature"]), ("teacher", batch["teacher"]["feature"]))
+    )
+    expected = 0.0
+    for anchors, bank in ((ours, memory.teacher.numpy()), (theirs, memory.student.numpy())):
+        positive = np.exp(np.sum(anchors * bank[[4, 1, 2]], axis=1) / 0.5)
+        negative = np.exp(anchors @ bank[drawn].T / 0.5)
+        z = np.concatenate([positive[:, None], negative], axis=1).mean() * 6
+        for i, label in enumerate((0, 1, 2)):
+            others = negative[i, memory.labels.numpy()[drawn] != label] / z
+            noise, own = len(others) / 6, positive[i] / z
+            terms = np.log(own / (own + noise)) + np.sum(np.log(noise / (others + noise)))
+            expected -= terms / 3
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
 def test_the_scale_is_set_by_the_first_batch_and_stays():
     method = CRD(width=4, negatives=5)
     student, heads, batch, outputs = example(method)

@@ -26,6 +26,14 @@ def test_worked_numbers(to, close):
 
 
 @both_precisions
+def test_the_terms_are_weighed_as_the_method_says(to, close):
+    batch = {"label": np.array([0, 2, 1, 0], np.int32), "teacher": {"logits": to(Z_T)}}
+    total, terms = DIST(2.0, 4.0, inter=3.0, intra=5.0).loss(batch, {"logits": to(Z_S)}, {})
+    expected = 2 * 16 * (3 * 0.2294594052 + 5 * 0.2716218603)
+    np.testing.assert_allclose(total - terms["cross_entropy"], expected, rtol=1e-5)
+
+
+@both_precisions
 def test_it_is_blind_to_scale_and_shift_of_the_probabilities_and_0_where_they_agree(to, close):
     p, q = tf.nn.softmax(to(Z_T)), tf.nn.softmax(to(Z_S))
     close(correlation(3 * q + 0.5, p, 0), correlation(q, p, 0), 20)

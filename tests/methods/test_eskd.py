@@ -17,10 +17,6 @@ def test_worked_numbers_on_both_sides_of_the_stop(to, close):
     close(loss(ESKD(0.5, T, stop_after=0), to, 0), loss(Scratch(), to))
 
 
-def test_three_quarters_of_the_epochs():
-    assert [round(0.75 * epochs) for epochs in (12, 35)] == [9, 26] and ESKD().stop_after == 9
-
-
 def test_the_teacher_is_trained_shorter_or_taken_as_it_is():
     class Teacher:
         build_model = "its architecture"

@@ -36,7 +36,12 @@ def test_two_classes_are_refused_since_the_target_is_a_smoothed_label():
         Extractive().make_student(None, 2)
 
 
+def test_the_terms_are_weighed_as_the_method_says():
+    batch = {"label": LABELS, "teacher": {"logits": tf.constant(Z_T, tf.float64)}}
+    total, _ = Extractive(0.3, 0.7).loss(batch, {"logits": tf.constant(Z_S, tf.float64)}, {})
+    np.testing.assert_allclose(total, 0.3 * 0.9835306993 + 0.7 * 1.0135306993, atol=1e-8)
+
+
 def test_a_uniform_teacher_leaves_a_finite_loss():
     target = extracted_target(tf.zeros([2, 3]), 4.0, 0.1)
     assert np.isfinite(extractive_loss(target, tf.constant(Z_S), 1.0))
-    assert LABELS.shape == (2,)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.methods.fixtures import Z_S, Z_T, both_precisions, finite, gradient
+from tests.methods.fixtures import LABELS, Z_S, Z_T, both_precisions, finite, gradient
 from utils.methods import LSKD
 from utils.methods.lskd import standardized, standardized_distillation_loss
 
@@ -18,6 +18,12 @@ def test_worked_numbers(to, close):
     np.testing.assert_allclose(found, 0.3114826492, atol=1e-6)
     np.testing.assert_allclose(9 * found, 2.8033438429, atol=3e-6)
     assert abs(float(found) - 0.4704762785) > 0.1  # which the population's standard deviation would give
+
+
+def test_the_terms_are_weighed_as_the_method_says():
+    batch = {"label": LABELS, "teacher": {"logits": tf.constant(Z_T, tf.float64)}}
+    total, _ = LSKD(0.1, 9.0, 2.0).loss(batch, {"logits": tf.constant(Z_S, tf.float64)}, {})
+    np.testing.assert_allclose(total, 0.1 * 0.9835306993 + 2.8033438429, atol=3e-6)
 
 
 @both_precisions

@@ -3,6 +3,7 @@ import pytest
 import tensorflow as tf
 
 from tests.methods.fixtures import both_precisions, finite, gradient
+from utils import losses
 from utils.methods import RKD
 from utils.methods.rkd import angle_loss, distance_loss
 
@@ -18,6 +19,16 @@ def test_worked_numbers(to, close):
     close(27 * angle, 0.0201010127)
     close(25 * distance + 50 * angle, 0.1242553176, 10)
     close(distance_loss(to([(0, 0), (9, 0), (0, 0.5)]), to([(0, 0), (1, 0), (0, 20)])), 0.3926109665)
+
+
+@both_precisions
+def test_the_terms_are_weighed_as_the_method_says(to, close):
+    logits = to([[1, 0], [0, 1], [2, 0]])
+    batch = {"label": np.array([0, 1, 1], np.int32), "teacher": {"feature": to(F_T), "logits": -logits}}
+    total, terms = RKD(alpha=0.3).loss(batch, {"feature": to(F_S), "logits": logits}, {})
+    mixed = 0.7 * terms["cross_entropy"] + 0.3 * terms["distillation"]
+    close(total - mixed, 0.1242553176, 10)
+    close(terms["distillation"], losses.distillation_loss(-logits, logits, 4.0))
 
 
 def test_rotated_moved_and_enlarged_features_have_the_same_relations():

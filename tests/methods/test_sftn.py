@@ -1,4 +1,3 @@
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -69,4 +68,3 @@ def test_the_friendly_teacher_ends_in_the_students_own_tail():
 
     SFTN(imitation=6.0).prepare_teacher(lambda build, own: asked.append((build, own)), Teacher, mnist_student)
     assert asked == [(mnist_teacher, FriendlyTeacher(student=mnist_student, imitation=6.0))]
-    assert isinstance(keras.Model(), keras.Model)

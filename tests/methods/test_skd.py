@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from tests.methods.fixtures import both_precisions
 from utils.methods import DKD, KD, SKD, OnSubclasses, SubclassLabels
+from utils.methods.skd import answering_for_classes
 from utils.methods.subclass import ClassLogits
 from utils.models import mnist_student, mnist_teacher
 
@@ -68,10 +69,24 @@ def test_the_teacher_learns_the_subclasses():
     assert asked == [(mnist_teacher, SubclassLabels(AGREE4))] * 2
 
 
+def test_a_model_that_answers_for_subclasses_already_is_taken_as_it_is():
+    digits = mnist_teacher()
+    teacher = answering_for_classes(digits, (0,) * 5 + (1,) * 5)
+    for method in (SKD(class_of=(0,) * 5 + (1,) * 5), OnSubclasses(KD(), (0,) * 5 + (1,) * 5)):
+        assert method.prepare_teacher(None, teacher, None) is teacher
+    image = tf.random.stateless_uniform([3, 28, 28, 1], [0, 0])
+    halves = tf.nn.softmax(digits(image)).numpy().reshape(3, 2, 5).sum(-1)
+    np.testing.assert_allclose(tf.nn.softmax(teacher(image)), halves, rtol=1e-5)
+    with pytest.raises(ValueError, match="must be a run from train_and_evaluate"):
+        SKD(class_of=AGREE4).prepare_teacher(None, digits, None)
+
+
 def test_data_without_subclasses_and_other_hard_terms_are_refused_in_words():
     batch, outputs = example(lambda values: tf.constant(values, tf.float32))
     batch.pop("subclass")
     with pytest.raises(ValueError, match="no known subclasses"):
         SKD(class_of=AGREE4).loss(batch, outputs, {})
+    with pytest.raises(ValueError, match="class_of is empty"):
+        SKD()
     with pytest.raises(ValueError, match="hard is 'both'"):
         SKD(class_of=AGREE4, hard="both")

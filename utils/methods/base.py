@@ -102,6 +102,16 @@ class FeatureMethod(Method):
         return {"feature": self.student_layer}
 
 
+def architecture(teacher, method: str):
+    """The function that builds the teacher's network, of a finished run; a trained model does not know it."""
+    if not hasattr(teacher, "build_model"):
+        raise ValueError(
+            f"{method!r} trains a teacher of its own, like the one it is given: that must be a run from "
+            f"train_and_evaluate, which knows how it was made, not a {type(teacher).__name__}."
+        )
+    return teacher.build_model
+
+
 def refuse_two_classes(method: str, classes: int, what_is_left: str) -> None:
     """A ValueError where a method would train in vain."""
     if classes == 2:

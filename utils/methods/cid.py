@@ -12,10 +12,12 @@ from utils.methods.base import FeatureMethod
 
 def sample_loss(teacher_features, regressed):
     """Squared distance of the teacher's features [B, d] and the student's regression on them, in units of the
-    teacher's squared length, mean over the batch."""
+    teacher's squared length, mean over the batch. A sample whose teacher features are all 0 counts as 0."""
     features = tf.stop_gradient(teacher_features)
-    lengths = tf.maximum(tf.reduce_sum(features**2, axis=-1), 1e-8)
-    return tf.reduce_mean(tf.reduce_sum((regressed - features) ** 2, axis=-1) / lengths)
+    lengths = tf.reduce_sum(features**2, axis=-1)
+    squares = tf.reduce_sum((regressed - features) ** 2, axis=-1)
+    there = lengths > 1e-8
+    return tf.reduce_mean(tf.where(there, squares / tf.where(there, lengths, 1), 0))
 
 
 def class_loss(labels, teacher_features, student_features, classes):
@@ -87,13 +89,16 @@ class ContextMemory(keras.layers.Layer):
 
 @dataclass(frozen=True, kw_only=True)
 class CID(FeatureMethod):
-    """In the first `context_after` epochs KL + sample · L_s + classes · L_c, without labels; from then on also CE, of
-    an interventional head that is deployed with the student. The context used in an epoch is that of the one before.
+    """In the first `context_after` epochs KL + sample_weight · L_s + class_weight · L_c, without labels; from then on
+    also CE, of an interventional head that is deployed with the student. KL and CE are weighed by `weight`.
+
+    The context used in an epoch is that of the one before; it is exchanged after the epoch's first step. The weights
+    are per pair of networks in the authors' code; these, and the two epochs, are ours.
     """
 
     weight: float = 1.0
-    sample: float = 10.0
-    classes: float = 1.0
+    sample_weight: float = 10.0
+    class_weight: float = 1.0
     temperature: float = 4.0
     context_after: int = 2
 
@@ -122,7 +127,7 @@ class CID(FeatureMethod):
         sample = sample_loss(theirs, heads["regressor"](ours))
         by_class = class_loss(batch["label"], theirs, ours, plain.shape[-1])
         ce_counts = tf.cast(batch["epoch"] >= self.context_after, hard.dtype)
-        total = self.weight * (ce_counts * hard + soft) + self.sample * sample + self.classes * by_class
+        total = self.weight * (ce_counts * hard + soft) + self.sample_weight * sample + self.class_weight * by_class
         return total, {"cross_entropy": hard, "distillation": soft, "sample": sample, "classes": by_class}
 
     def after_step(self, batch, outputs, student, heads):

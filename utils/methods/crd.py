@@ -1,5 +1,6 @@
 """Contrastive representation distillation (Tian, Krishnan, Isola 2020): tell the same image from others."""
 
+import random
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -46,10 +47,12 @@ class Memory(keras.layers.Layer):
 
     def __init__(self, images: int, width: int):
         super().__init__()
-        start = keras.initializers.RandomUniform(-((3 / width) ** 0.5), (3 / width) ** 0.5)
-        options = {"initializer": start, "trainable": False}
-        self.student = self.add_weight(shape=(images, width), name="student", **options)
-        self.teacher = self.add_weight(shape=(images, width), name="teacher", **options)
+        bound = (3 / width) ** 0.5
+        for side in ("student", "teacher"):  # an initializer each: one gives the same values every time it is asked
+            start = keras.initializers.RandomUniform(-bound, bound)
+            rows = self.add_weight(shape=(images, width), initializer=start, trainable=False, name=side)
+            setattr(self, side, rows)
+        self.seed = random.getrandbits(31)  # of the negatives; `keras.utils.set_random_seed` governs it
         self.labels = self.add_weight(shape=(images,), initializer=_unseen, dtype="int32", trainable=False)
         self.scale = [self.add_weight(shape=(), initializer="zeros", trainable=False) for _ in range(2)]
         self.steps = self.add_weight(shape=(), initializer="zeros", dtype="int32", trainable=False, name="steps")
@@ -63,12 +66,13 @@ def _unseen(shape, dtype=None):
 
 @dataclass(frozen=True, kw_only=True)
 class CRD(FeatureMethod):
-    """(1 - alpha) · CE + alpha · T² · KL + beta · L_CRD; the paper's has alpha = 0, or both terms at weight 1.
+    """(1 - alpha) · CE + alpha · T² · KL + beta · L_CRD, with alpha = 0 in the public code's main setting.
 
     Student and teacher features go through a trained projection of their own to unit vectors [B, width]. Each is
-    contrasted with a memory of the other's: the same image against `negatives` images of other classes, drawn anew
-    for each batch and shared by its samples (the paper draws a set for each). `memory=False` takes the negatives from
-    the batch instead: cheaper, and without anything to remember.
+    contrasted with a memory of the other's: the same image against `negatives` images of other classes. Ours: they
+    are drawn anew for each batch and shared by its samples, where the public code draws a set for each; images that
+    were not seen yet are no negatives; and the memory is renewed with the projections as they are after the step.
+    `memory=False` takes the negatives from the batch instead: cheaper, and without anything to remember.
     """
 
     beta: float = 0.8
@@ -83,6 +87,11 @@ class CRD(FeatureMethod):
     name: ClassVar[str] = "crd"
     paper: ClassVar[str] = "Tian, Krishnan, Isola. Contrastive Representation Distillation. ICLR 2020, arXiv:1910.10699"
     terms: ClassVar[tuple[str, ...]] = ("cross_entropy", "distillation", "contrast")
+
+    def __post_init__(self):
+        losses.check_alpha(self.alpha)
+        losses.check_temperature(self.temperature)
+        losses.check_temperature(self.contrast_temperature)
 
     def make_heads(self, student, sizes):
         shapes = {
@@ -99,7 +108,7 @@ class CRD(FeatureMethod):
         return heads["student"](outputs["feature"]), heads["teacher"](tf.stop_gradient(batch["teacher"]["feature"]))
 
     def _against_memory(self, batch, ours, theirs, memory):
-        seed = tf.stack([memory.steps.value, 0])
+        seed = tf.stack([memory.steps.value, memory.seed])
         drawn = tf.random.stateless_uniform([self.negatives], seed, 0, memory.images, tf.int32)
         labels = tf.gather(memory.labels, drawn)
         counted = (labels[None, :] >= 0) & (labels[None, :] != batch["label"][:, None])

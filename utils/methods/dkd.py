@@ -10,7 +10,8 @@ from utils.methods.base import Method, refuse_two_classes
 
 
 def _split_by_target(labels, logits, temperature):
-    """log p_y [B], log(1 - p_y) [B] and the log-probabilities among the other classes [B, C], 0 at the target."""
+    """log p_y [B], log(1 - p_y) [B], the log-probabilities among the other classes [B, C], 0 at the target, and where
+    the target is, bool [B, C]."""
     scaled = logits / temperature
     target = tf.one_hot(labels, tf.shape(logits)[-1], on_value=True, off_value=False, dtype=tf.bool)
     others = tf.where(target, tf.constant(float("-inf"), scaled.dtype), scaled)
@@ -36,7 +37,10 @@ def decoupled_terms(labels, teacher_logits, student_logits, temperature):
 
 @dataclass(frozen=True)
 class DKD(Method):
-    """CE + warm-up · T² · (alpha · TCKD + beta · NCKD); the warm-up rises from 1/w in the first epoch to 1."""
+    """CE + warm-up · T² · (alpha · TCKD + beta · NCKD); the warm-up rises from 1/w in the first of w epochs to 1.
+
+    Of the defaults, two epochs of warm-up are ours (the authors' code has 20 of 240).
+    """
 
     alpha: float = 1.0
     beta: float = 8.0

@@ -21,6 +21,7 @@ class Ensemble(KD):
     """KD from several teachers, given as `teacher=(run, run, run)`: their mean probability at T, or mean logits."""
 
     average: str = "probabilities"  # or "logits"
+    several_teachers: ClassVar[bool] = True
 
     name: ClassVar[str] = "ensemble"
     paper: ClassVar[str] = "Bucila, Caruana, Niculescu-Mizil. Model Compression. KDD 2006; Hinton et al. 2015"

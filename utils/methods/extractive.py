@@ -31,9 +31,9 @@ def extractive_loss(target, student_logits, temperature):
 
 @dataclass(frozen=True)
 class Extractive(Method):
-    """hard · CE + weight · T_S · CE(q, softmax(z_S / T_S))."""
+    """ce_weight · CE + weight · T_S · CE(q, softmax(z_S / T_S)). The defaults are ours."""
 
-    hard: float = 0.5
+    ce_weight: float = 0.5
     weight: float = 0.5
     teacher_temperature: float = 4.0
     student_temperature: float = 1.0
@@ -52,4 +52,4 @@ class Extractive(Method):
         hard = losses.compute_plain_cross_entropy_loss(batch["label"], outputs["logits"])
         target = extracted_target(batch["teacher"]["logits"], self.teacher_temperature, self.smoothing)
         soft = extractive_loss(target, outputs["logits"], self.student_temperature)
-        return self.hard * hard + self.weight * soft, {"cross_entropy": hard, "extracted": soft}
+        return self.ce_weight * hard + self.weight * soft, {"cross_entropy": hard, "extracted": soft}

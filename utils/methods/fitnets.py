@@ -19,7 +19,8 @@ def hint_loss(hint, regressed):
 @dataclass(frozen=True, kw_only=True)
 class Hint(FeatureMethod):
     """Stage 1: the layers up to `student_layer` and a regressor on top of it are trained on `hint_loss`, the rest
-    rests. The regressor is dense, or a 1x1 convolution between maps of one size; its activation is the hint's."""
+    rests. The regressor is dense, or a 1x1 convolution between maps of one size. `activation` should be that of the
+    hint: a regressor that ends in ReLU never reaches a hint with negative values."""
 
     activation: str = "relu"
 

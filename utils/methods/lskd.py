@@ -25,9 +25,9 @@ def standardized_distillation_loss(teacher_logits, student_logits, temperature):
 
 @dataclass(frozen=True)
 class LSKD(Method):
-    """hard · CE + weight · T² · KL of the standardized logits; the cross-entropy reads the logits as they are."""
+    """ce_weight · CE + weight · T² · KL of the standardized logits; the cross-entropy reads the logits as they are."""
 
-    hard: float = 0.1
+    ce_weight: float = 0.1
     weight: float = 9.0
     temperature: float = 2.0
 
@@ -44,4 +44,4 @@ class LSKD(Method):
     def loss(self, batch, outputs, heads):
         hard = losses.compute_plain_cross_entropy_loss(batch["label"], outputs["logits"])
         soft = standardized_distillation_loss(batch["teacher"]["logits"], outputs["logits"], self.temperature)
-        return self.hard * hard + self.weight * soft, {"cross_entropy": hard, "distillation": soft}
+        return self.ce_weight * hard + self.weight * soft, {"cross_entropy": hard, "distillation": soft}

@@ -62,7 +62,7 @@ def angle_loss(teacher_features, student_features):
 
 @dataclass(frozen=True, kw_only=True)
 class RKD(FeatureMethod):
-    """(1 - alpha) · CE + alpha · T² · KL + distance · L_D + angle · L_A; the paper's has alpha = 0.
+    """(1 - alpha) · CE + alpha · T² · KL + distance · L_D + angle · L_A; alpha = 0 leaves out the KL.
 
     triplets   the angles are taken among the first so many samples of the batch, since their number is cubed
     """
@@ -76,6 +76,10 @@ class RKD(FeatureMethod):
     name: ClassVar[str] = "rkd"
     paper: ClassVar[str] = "Park, Kim, Lu, Cho. Relational Knowledge Distillation. CVPR 2019, arXiv:1904.05068"
     terms: ClassVar[tuple[str, ...]] = ("cross_entropy", "distillation", "distance", "angle")
+
+    def __post_init__(self):
+        losses.check_alpha(self.alpha)
+        losses.check_temperature(self.temperature)
 
     def loss(self, batch, outputs, heads):
         hard = losses.compute_plain_cross_entropy_loss(batch["label"], outputs["logits"])

@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from utils import losses
-from utils.methods.base import Method
+from utils.methods.base import Method, architecture
 from utils.methods.kd import KD
 from utils.models import mnist_student
 
@@ -29,7 +29,7 @@ def branch(taught_shape, student: keras.Model, entry: str) -> keras.Model:
     """A teacher's layer, fitted to what follows `entry` in the student: [B, *taught_shape] -> logits [B, C].
 
     A map is pooled by 5x5 (MNIST's 25x25 to 5x5) and flattened; a dense layer gives the width of `entry`, and the
-    layers of `student` after it, with fresh weights of their own, the logits.
+    layers of `student` after it the logits. Those belong to the branch: give each a student of its own.
     """
     *space, _ = taught_shape
     given = keras.Input(taught_shape)
@@ -42,7 +42,7 @@ def branch(taught_shape, student: keras.Model, entry: str) -> keras.Model:
 
 @dataclass(frozen=True)
 class FriendlyTeacher(Method):
-    """hard · CE(teacher) + branch · mean CE(branches) + imitation · mean KL(teacher ‖ branches).
+    """ce_weight · CE(teacher) + branch · mean CE(branches) + imitation · mean KL(teacher ‖ branches).
 
     entries   ((layer of the teacher, layer of the student that its branch replaces), ...)
     student   the function that makes the student whose tails the branches end in
@@ -51,7 +51,7 @@ class FriendlyTeacher(Method):
 
     student: Callable = mnist_student
     entries: tuple = (("pool1", "fc1"), ("fc", "fc2"))
-    hard: float = 1.0
+    ce_weight: float = 1.0
     branch: float = 1.0
     imitation: float = 3.0
     temperature: float = 1.0
@@ -83,7 +83,7 @@ class FriendlyTeacher(Method):
         hard = losses.compute_plain_cross_entropy_loss(labels, logits)
         branches = tf.add_n([losses.compute_plain_cross_entropy_loss(labels, z) for z in answers]) / n
         alike = tf.add_n([imitation_loss(logits, z, self.temperature, self.reverse) for z in answers]) / n
-        total = self.hard * hard + self.branch * branches + self.imitation * alike
+        total = self.ce_weight * hard + self.branch * branches + self.imitation * alike
         return total, {"cross_entropy": hard, "branches": branches, "imitation": alike}
 
 
@@ -99,4 +99,4 @@ class SFTN(KD):
 
     def prepare_teacher(self, train, teacher, build_student):
         own = FriendlyTeacher(student=build_student, entries=self.entries, imitation=self.imitation)
-        return train(teacher.build_model, own)
+        return train(architecture(teacher, self.name), own)

@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+import keras
+
 from utils import losses
-from utils.methods.base import Method
+from utils.methods.base import Method, architecture
 from utils.methods.kd import KD
-from utils.methods.subclass import with_subclasses
+from utils.methods.subclass import ClassLogits, with_subclasses
 
 PAPER = (
     "Sajedi, Lawryshyn, Plataniotis. Subclass Knowledge Distillation with Known Subclass Labels. 2022, arXiv:2207.08063"
@@ -40,6 +42,18 @@ class SubclassLabels(Method):
         return total, {"cross_entropy": total}
 
 
+def teacher_of_subclasses(train, teacher, class_of, method: str):
+    """A teacher trained on the subclasses; a model that already answers for them (`answering_for_classes`) stays."""
+    if isinstance(teacher, keras.Model) and isinstance(teacher.layers[-1], ClassLogits):
+        return teacher
+    return train(architecture(teacher, method), SubclassLabels(class_of))
+
+
+def answering_for_classes(model: keras.Model, class_of) -> keras.Model:
+    """A trained classifier of the subclasses, its weights shared, that ends in the logits of the classes."""
+    return keras.Model(model.inputs, ClassLogits(class_of, name="class_logits")(model.outputs[0]))
+
+
 @dataclass(frozen=True)
 class OnSubclasses(Method):
     """Any method on logits, at work on a head of known subclasses: the way on for those that collapse at 2 classes.
@@ -63,7 +77,7 @@ class OnSubclasses(Method):
         return self.inner.terms
 
     def prepare_teacher(self, train, teacher, build_student):
-        return train(teacher.build_model, SubclassLabels(self.class_of))
+        return teacher_of_subclasses(train, teacher, self.class_of, self.name)
 
     def make_student(self, build_model, classes):
         return with_subclasses(build_model, self.class_of)
@@ -92,11 +106,13 @@ class SKD(KD):
 
     def __post_init__(self):
         super().__post_init__()
+        if not self.class_of:
+            raise ValueError("class_of is empty; it must name the class of each subclass, as (0, 0, 1, 1) does.")
         if self.hard not in ("subclass", "class"):
             raise ValueError(f"hard is {self.hard!r}; it can be 'subclass' or 'class'.")
 
     def prepare_teacher(self, train, teacher, build_student):
-        return train(teacher.build_model, SubclassLabels(self.class_of))
+        return teacher_of_subclasses(train, teacher, self.class_of, self.name)
 
     def make_student(self, build_model, classes):
         return with_subclasses(build_model, self.class_of)

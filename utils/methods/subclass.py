@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from utils import losses
-from utils.methods.base import Method
+from utils.methods.base import Method, architecture
 
 
 @keras.saving.register_keras_serializable("utils")
@@ -61,7 +61,7 @@ class SubclassTeacher(Method):
 
     subclasses: int = 5
     beta: float = 1.0
-    temperature: float = 1.0  # T_a
+    auxiliary_temperature: float = 1.0
 
     name: ClassVar[str] = "subclass_teacher"
     paper: ClassVar[str] = "Müller, Kornblith, Hinton. Subclass Distillation. arXiv:2002.03936, 2020"
@@ -74,7 +74,7 @@ class SubclassTeacher(Method):
 
     def loss(self, batch, outputs, heads):
         hard = losses.compute_plain_cross_entropy_loss(batch["label"], outputs["logits"])
-        spread = auxiliary_loss(outputs["subclass"], self.temperature)
+        spread = auxiliary_loss(outputs["subclass"], self.auxiliary_temperature)
         return hard + self.beta * spread, {"cross_entropy": hard, "auxiliary": spread}
 
 
@@ -82,8 +82,8 @@ class SubclassTeacher(Method):
 class Subclass(Method):
     """(1 - alpha) · CE of the classes + alpha · T² · KL of the subclasses, from a teacher that is trained for it.
 
-    Paper and code write a soft cross-entropy for the KL: the gradient is the same. beta and auxiliary_temperature
-    are those of `SubclassTeacher`.
+    The authors' code writes a soft cross-entropy for the KL: the gradient is the same. beta and
+    auxiliary_temperature are those of `SubclassTeacher`.
     """
 
     subclasses: int = 5
@@ -104,7 +104,7 @@ class Subclass(Method):
 
     def prepare_teacher(self, train, teacher, build_student):
         own = SubclassTeacher(self.subclasses, self.beta, self.auxiliary_temperature)
-        return train(teacher.build_model, own)
+        return train(architecture(teacher, self.name), own)
 
     def make_student(self, build_model, classes):
         return with_subclasses(build_model, [k for k in range(classes) for _ in range(self.subclasses)])
