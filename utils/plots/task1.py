@@ -131,7 +131,7 @@ def target_entropy(numbers, text):
     ax.axhline(numbers["most"], color=SCRATCH, ls="--", label=f"most: log₂ of the classes = {numbers['most']:.2f}")
     temperature_axis(ax, t)
     ax.set(xlabel="temperature T", ylabel="entropy of the teacher's\nsoftened target, bits")
-    ax.legend(loc="center right")
+    ax.legend(loc="lower right")
     return figure
 
 
