@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from utils import losses
 from utils.methods.base import FeatureMethod
+from utils.methods.kd import KD
 
 
 def noise_contrastive_loss(positive, negative, counted, images, epsilon=1e-7):
@@ -89,8 +90,7 @@ class CRD(FeatureMethod):
     terms: ClassVar[tuple[str, ...]] = ("cross_entropy", "distillation", "contrast")
 
     def __post_init__(self):
-        losses.check_alpha(self.alpha)
-        losses.check_temperature(self.temperature)
+        KD(self.alpha, self.temperature)  # which refuses what it cannot use
         losses.check_temperature(self.contrast_temperature)
 
     def make_heads(self, student, sizes):
@@ -136,9 +136,7 @@ class CRD(FeatureMethod):
 
     def held_out_loss(self, batch, outputs, heads):
         """Without the contrast: the memory has no rows for held-out images."""
-        hard = losses.compute_plain_cross_entropy_loss(batch["label"], outputs["logits"])
-        soft = losses.distillation_loss(batch["teacher"]["logits"], outputs["logits"], self.temperature)
-        return (1 - self.alpha) * hard + self.alpha * soft, {"cross_entropy": hard, "distillation": soft}
+        return KD(self.alpha, self.temperature).loss(batch, outputs, heads)
 
     def after_step(self, batch, outputs, student, heads):
         if not self.memory:

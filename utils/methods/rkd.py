@@ -5,8 +5,8 @@ from typing import ClassVar
 
 import tensorflow as tf
 
-from utils import losses
 from utils.methods.base import FeatureMethod
+from utils.methods.kd import KD
 
 
 def _products(features):
@@ -78,13 +78,10 @@ class RKD(FeatureMethod):
     terms: ClassVar[tuple[str, ...]] = ("cross_entropy", "distillation", "distance", "angle")
 
     def __post_init__(self):
-        losses.check_alpha(self.alpha)
-        losses.check_temperature(self.temperature)
+        KD(self.alpha, self.temperature)  # which refuses what it cannot use
 
     def loss(self, batch, outputs, heads):
-        hard = losses.compute_plain_cross_entropy_loss(batch["label"], outputs["logits"])
-        soft = losses.distillation_loss(batch["teacher"]["logits"], outputs["logits"], self.temperature)
+        mixed, terms = KD(self.alpha, self.temperature).loss(batch, outputs, heads)
         theirs, ours = batch["teacher"]["feature"], outputs["feature"]
         distance, angle = distance_loss(theirs, ours), angle_loss(theirs[: self.triplets], ours[: self.triplets])
-        total = (1 - self.alpha) * hard + self.alpha * soft + self.distance * distance + self.angle * angle
-        return total, {"cross_entropy": hard, "distillation": soft, "distance": distance, "angle": angle}
+        return mixed + self.distance * distance + self.angle * angle, terms | {"distance": distance, "angle": angle}

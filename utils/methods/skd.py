@@ -8,7 +8,7 @@ import keras
 from utils import losses
 from utils.methods.base import Method, architecture
 from utils.methods.kd import KD
-from utils.methods.subclass import ClassLogits, with_subclasses
+from utils.methods.subclass import ClassLogits, subclass_distillation, with_subclasses
 
 PAPER = (
     "Sajedi, Lawryshyn, Plataniotis. Subclass Knowledge Distillation with Known Subclass Labels. 2022, arXiv:2207.08063"
@@ -118,8 +118,7 @@ class SKD(KD):
         return with_subclasses(build_model, self.class_of)
 
     def loss(self, batch, outputs, heads):
-        on_classes = losses.compute_plain_cross_entropy_loss(batch["label"], outputs["logits"])
-        on_subclasses = losses.compute_plain_cross_entropy_loss(subclass_labels(batch), outputs["subclass"])
-        hard = on_classes if self.hard == "class" else on_subclasses
-        soft = losses.distillation_loss(batch["teacher"]["subclass"], outputs["subclass"], self.temperature)
-        return (1 - self.alpha) * hard + self.alpha * soft, {"cross_entropy": hard, "distillation": soft}
+        on_classes = batch["label"], outputs["logits"]
+        hard = on_classes if self.hard == "class" else (subclass_labels(batch), outputs["subclass"])
+        cross_entropy = losses.compute_plain_cross_entropy_loss(*hard)
+        return subclass_distillation(cross_entropy, batch, outputs, self.alpha, self.temperature)

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from utils import losses
 from utils.methods.base import Method, architecture
+from utils.methods.kd import KD
 
 
 @keras.saving.register_keras_serializable("utils")
@@ -78,6 +79,12 @@ class SubclassTeacher(Method):
         return hard + self.beta * spread, {"cross_entropy": hard, "auxiliary": spread}
 
 
+def subclass_distillation(hard, batch, outputs, alpha, temperature):
+    """(1 - alpha) · hard + alpha · T² · KL of the subclasses, and the two terms; `hard` is a scalar."""
+    soft = losses.distillation_loss(batch["teacher"]["subclass"], outputs["subclass"], temperature)
+    return (1 - alpha) * hard + alpha * soft, {"cross_entropy": hard, "distillation": soft}
+
+
 @dataclass(frozen=True)
 class Subclass(Method):
     """(1 - alpha) · CE of the classes + alpha · T² · KL of the subclasses, from a teacher that is trained for it.
@@ -99,8 +106,7 @@ class Subclass(Method):
     terms: ClassVar[tuple[str, ...]] = ("cross_entropy", "distillation")
 
     def __post_init__(self):
-        losses.check_alpha(self.alpha)
-        losses.check_temperature(self.temperature)
+        KD(self.alpha, self.temperature)  # which refuses what it cannot use
 
     def prepare_teacher(self, train, teacher, build_student):
         own = SubclassTeacher(self.subclasses, self.beta, self.auxiliary_temperature)
@@ -111,5 +117,4 @@ class Subclass(Method):
 
     def loss(self, batch, outputs, heads):
         hard = losses.compute_plain_cross_entropy_loss(batch["label"], outputs["logits"])
-        soft = losses.distillation_loss(batch["teacher"]["subclass"], outputs["subclass"], self.temperature)
-        return (1 - self.alpha) * hard + self.alpha * soft, {"cross_entropy": hard, "distillation": soft}
+        return subclass_distillation(hard, batch, outputs, self.alpha, self.temperature)
