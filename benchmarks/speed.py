@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from utils import losses, plots, results, signals, training
+from utils import fitting, losses, plots, results, signals
 from utils.data import Split, load_mnist, pipeline
 from utils.distiller import Distiller
 from utils.methods import KD
@@ -109,7 +109,7 @@ def keras_distiller(teacher, student, jit: bool, temperature: float = T):
 def our_distiller(teacher, student, steps: int):
     model = Distiller(student, teacher, KD(ALPHA, T))
     model.compile(
-        optimizer=keras.optimizers.Adam(1e-3), jit_compile=True, steps_per_execution=training.block_length(steps)
+        optimizer=keras.optimizers.Adam(1e-3), jit_compile=True, steps_per_execution=fitting.block_length(steps)
     )
     return model
 
@@ -231,7 +231,7 @@ def sweep_seconds(teacher, split: Split, epochs: int, keras_jit: bool) -> dict:
     answers = signals.teacher_signals(teacher, split, folder=None)
     for t in temperatures:
         model = Distiller(fresh_student(), None, KD(ALPHA, float(t)))
-        model.compile(keras.optimizers.Adam(1e-3), jit_compile=True, steps_per_execution=training.block_length(steps))
+        model.compile(keras.optimizers.Adam(1e-3), jit_compile=True, steps_per_execution=fitting.block_length(steps))
         data = pipeline.batches(split, batch_size=BATCH, epochs=epochs, signals=answers)
         model.fit(data, epochs=epochs, steps_per_epoch=steps, shuffle=False, verbose=0)
     found["ours"] = time.perf_counter() - began

@@ -6,7 +6,7 @@ import pytest
 from tests.test_training import tiny_data, tiny_model
 from utils import comparison, training
 from utils.methods import KD, Scratch
-from utils.training import Run
+from utils.runs import Run
 
 
 def made_up(accuracies, monkeypatch):

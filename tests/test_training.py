@@ -1,5 +1,6 @@
 """Training runs: equal starts, records that spare repetition, interruption, failure, and which split is read."""
 
+import gc
 import json
 import os
 import signal
@@ -13,11 +14,12 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from tensorflow.python.framework.func_graph import FuncGraph
 
-from utils import results, signals, training
+from utils import fitting, results, signals, training
 from utils.data import Dataset, Split
 from utils.data.pipeline import View
-from utils.distiller import Distiller
+from utils.distiller import Distiller, TrainingFailed
 from utils.methods import ESKD, KD, Ensemble, OnSubclasses, Scratch
 from utils.models import mnist_student, mnist_teacher
 
@@ -79,7 +81,7 @@ def test_two_runs_of_one_seed_are_equal_bit_for_bit_and_of_two_seeds_are_not(tmp
 @pytest.mark.parametrize("build", [mnist_teacher, mnist_student])
 def test_at_full_size_too_two_runs_end_in_the_same_bits(build, monkeypatch):
     # All threads, dropout, the last partial batch, and XLA where it is used: sums must not depend on timing.
-    monkeypatch.setattr(training, "WORTH_COMPILING", 0)
+    monkeypatch.setattr(fitting, "WORTH_COMPILING", 0)
     rng = np.random.default_rng(0)
     split = Split(rng.integers(0, 256, (700, 28, 28, 1)).astype(np.uint8), rng.integers(0, 10, 700).astype(np.int32))
     logits = rng.normal(0, 4, (2, 700, 10)).astype(np.float32)
@@ -87,9 +89,9 @@ def test_at_full_size_too_two_runs_end_in_the_same_bits(build, monkeypatch):
     for _ in range(2):
         keras.utils.set_random_seed(1)
         model = build()
-        training.fit_distiller(
+        fitting.fit_distiller(
             model, KD(), split, teacher_signals={"logits": logits}, validation=None, seed=1, epochs=2,
-            batch_size=256, learning_rate=1e-3, schedule="constant", view=View(), callbacks=[],
+            batch_size=256, learning_rate=1e-3, schedule="constant", view=View(), views=None, callbacks=[],
         )  # fmt: skip
         ends.append(model.get_weights())
     assert same(*ends)
@@ -97,14 +99,14 @@ def test_at_full_size_too_two_runs_end_in_the_same_bits(build, monkeypatch):
 
 def test_runs_of_one_seed_start_from_the_same_weights_whatever_the_method(folders, monkeypatch):
     starts = []
-    fit = training.fit_distiller
+    fit = fitting.fit_distiller
 
     def spy(student, method, *args, **kwargs):
         starts.append([w.copy() for w in student.get_weights()])
         return fit(student, method, *args, **kwargs)
 
     teacher = train(folders, seed=7)
-    monkeypatch.setattr(training, "fit_distiller", spy)
+    monkeypatch.setattr(fitting, "fit_distiller", spy)
     train(folders, Scratch(), seed=5, epochs=1)
     for temperature in (1.0, 4.0):
         train(folders, KD(temperature=temperature), teacher=teacher, seed=5, epochs=1)
@@ -122,6 +124,7 @@ def test_a_recorded_run_is_not_repeated(folders, monkeypatch):
 @pytest.mark.parametrize(
     "change",
     [{"seed": 2}, {"epochs": 3}, {"batch_size": 8}, {"learning_rate": 0.01}, {"schedule": "cosine"},
+     {"view": View(), "views": 1},
      {"view": View()}, {"purpose": "choose"},
      {"data": tiny_data(seed=1)}],
 )  # fmt: skip
@@ -151,7 +154,7 @@ def test_the_history_has_every_loss_term_for_every_epoch(folders):
 def test_choosing_never_reads_the_test_split_and_reporting_trains_on_everything_else(folders, monkeypatch):
     data = tiny_data()
     seen = []
-    fit, predict = training.fit_distiller, signals.predict_logits
+    fit, predict = fitting.fit_distiller, signals.predict_logits
 
     def watched_fit(student, method, split, **options):
         seen.append(len(split))
@@ -161,7 +164,7 @@ def test_choosing_never_reads_the_test_split_and_reporting_trains_on_everything_
         seen.append(images)
         return predict(model, images)
 
-    monkeypatch.setattr(training, "fit_distiller", watched_fit)
+    monkeypatch.setattr(fitting, "fit_distiller", watched_fit)
     monkeypatch.setattr(signals, "predict_logits", watched_predict)
     chosen = train(folders, data=data, purpose="choose")
     assert seen[0] == 60 and np.array_equal(seen[1], data.validation.images)
@@ -181,11 +184,11 @@ def test_a_record_says_where_its_numbers_come_from(folders):
 
 
 def test_a_loss_that_turns_nan_stops_the_run_and_is_no_result(folders):
-    with pytest.raises(training.TrainingFailed, match="step 0"):
+    with pytest.raises(TrainingFailed, match="step 0"):
         train(folders, build=exploding_model)
     record = json.loads(next(folders["runs"].iterdir()).read_text())
     assert record["status"] == "failed" and "step 0" in record["reason"] and "metrics" not in record
-    with pytest.raises(training.TrainingFailed):  # and it is tried again, not taken from the record
+    with pytest.raises(TrainingFailed):  # and it is tried again, not taken from the record
         train(folders, build=exploding_model)
 
 
@@ -196,7 +199,7 @@ def test_weights_that_are_not_finite_after_the_last_step_are_no_result_either(fo
         return predict(model, images) * np.nan
 
     monkeypatch.setattr(signals, "predict_logits", broken)
-    with pytest.raises(training.TrainingFailed, match="not finite"):
+    with pytest.raises(TrainingFailed, match="not finite"):
         train(folders)
     assert json.loads(next(folders["runs"].iterdir()).read_text())["status"] == "failed"
 
@@ -256,7 +259,7 @@ def test_num_correct_counts_in_inference_mode():
 
 
 def test_block_length_divides_the_epoch():
-    assert [training.block_length(n) for n in (235, 215, 6, 1, 127)] == [47, 43, 6, 1, 1]
+    assert [fitting.block_length(n) for n in (235, 215, 6, 1, 127)] == [47, 43, 6, 1, 1]
 
 
 class TwoStages(Scratch):
@@ -271,6 +274,18 @@ class TwoStages(Scratch):
 class OnlyHidden(Scratch):
     def trained_variables(self, student, heads):
         return student.get_layer("fc").trainable_variables
+
+
+def test_a_finished_run_leaves_no_graph_behind(folders):
+    def graphs():
+        gc.collect()
+        return sum(isinstance(thing, FuncGraph) for thing in gc.get_objects())
+
+    train(folders, seed=0)
+    before = graphs()
+    for seed in (1, 2):
+        train(folders, seed=seed)
+    assert graphs() == before
 
 
 def test_stages_train_one_student_one_after_the_other(folders, monkeypatch):
@@ -339,8 +354,8 @@ def test_nothing_is_chosen_under_a_teacher_that_saw_the_validation_images(folder
 
 
 def test_code_that_comes_as_a_hyperparameter_counts_too():
-    assert training._parts(OnSubclasses(KD(), (0, 1))) == [KD] and training._parts(KD()) == []
-    assert training._described(KD(0.3, 2.0)) == "KD(alpha=0.3, temperature=2.0)"
+    assert runs.code_parts(OnSubclasses(KD(), (0, 1))) == [KD] and runs.code_parts(KD()) == []
+    assert runs.described(KD(0.3, 2.0)) == "KD(alpha=0.3, temperature=2.0)"
 
 
 def test_a_run_recorded_on_the_way_is_the_shorter_run_bit_for_bit(tmp_path, monkeypatch):
@@ -392,14 +407,14 @@ class Sees(KD):
 
 
 def test_a_method_may_have_the_teacher_look_at_another_picture(folders, monkeypatch):
-    seen, fit = {}, training.fit_distiller
+    seen, fit = {}, fitting.fit_distiller
 
     def spy(student, method, split, **options):
         seen[method.teacher_sees] = np.array(options["teacher_signals"]["logits"])
         return fit(student, method, split, **options)
 
     teacher = train(folders, seed=1)
-    monkeypatch.setattr(training, "fit_distiller", spy)
+    monkeypatch.setattr(fitting, "fit_distiller", spy)
     for sees in ("same", "clean", "other"):
         train(folders, Sees(teacher_sees=sees), teacher=teacher, view=View(), epochs=2)
     data = tiny_data().all_train

@@ -10,7 +10,8 @@ from scipy import stats
 from utils import cost, metrics
 from utils.data import Dataset
 from utils.methods import Method
-from utils.training import Run, train_and_evaluate, values
+from utils.runs import Run
+from utils.training import train_and_evaluate, values
 
 
 def choose(settings: Sequence[Method], data: Dataset, teacher, *, build_model, seeds, **options) -> tuple[Method, list]:

@@ -21,7 +21,8 @@ def with_taps(model: keras.Model, taps: dict[str, str]):
     """A function (images, training) -> {"logits": [B, C], name: [B, ...]} that runs `model` once."""
     if not taps:
         return lambda images, training: {"logits": model(images, training=training)}
-    tapped = keras.Model(model.inputs, _tapped(model, taps))
+    inputs = model.inputs[0] if len(model.inputs) == 1 else model.inputs  # or Keras would want a list
+    tapped = keras.Model(inputs, _tapped(model, taps))
     return lambda images, training: tapped(images, training=training)
 
 

@@ -1,15 +1,19 @@
-"""The networks of the assignment: MNIST's teacher (Figure 2), student (Figure 3) and an assistant between them.
+"""The networks of the assignment: teacher, student and an assistant between them, for MNIST and for MHIST.
 
-Every model takes float32 images [b, 28, 28, 1] in [0, 1] and returns float32 logits [b, outputs]: no model ends in a
+Every model takes float32 images [b, h, w, c] in [0, 1] and returns float32 logits [b, outputs]: no model ends in a
 softmax, because a distillation loss needs the logits. Weights start as Keras's defaults (Glorot uniform, zero biases)
 and follow `keras.utils.set_random_seed`, so that the same seed set just before gives the same network. Counts in the
-docstrings are for 10 outputs; FLOPs are the TensorFlow profiler's for one image (see `utils.cost`).
+docstrings are for 10 and for 2 outputs; FLOPs are the TensorFlow profiler's for one image (see `utils.cost`).
 """
+
+import os
+from pathlib import Path
 
 import keras
 from keras import layers
 
 IMAGE_SHAPE = (28, 28, 1)
+DROPOUT = 0.2  # before the last layer of Task 2's networks
 
 
 def mnist_teacher(outputs: int = 10) -> keras.Model:
@@ -74,6 +78,30 @@ def mnist_assistant(outputs: int = 10) -> keras.Model:
     return _convolutional_network("mnist_assistant", filters=(16, 32), outputs=outputs)
 
 
+def mhist_teacher(outputs: int = 2, size: int = 224, weights: str | os.PathLike | None = None) -> keras.Model:
+    """ResNet50V2 (He et al. 2016b), global average pooling, dropout, Dense: 23,568,898 parameters.
+
+    Images are float32 [b, size, size, 3] in [0, 1], size at least 32; the network's own scaling, to [-1, 1], is inside.
+    Batch normalisation is in inference mode and its scale and shift stay as they are, in every phase: with batches of
+    32 the statistics of a batch are too rough to replace those of pretraining, and features that do not depend on their
+    batch can be computed once.
+
+    weights   of the base: None for random ones, "imagenet" for Keras's download, or a file. See `utils.pretraining`.
+    """
+    return _transferred("mhist_teacher", keras.applications.ResNet50V2, _to_plus_minus_one, outputs, size, weights)
+
+
+def mhist_student(outputs: int = 2, size: int = 224, weights: str | os.PathLike | None = None) -> keras.Model:
+    """MobileNetV2 (Sandler et al. 2018) with the same head as the teacher: 2,260,546 parameters."""
+    return _transferred("mhist_student", keras.applications.MobileNetV2, _to_plus_minus_one, outputs, size, weights)
+
+
+def mhist_assistant(outputs: int = 2, size: int = 224, weights: str | os.PathLike | None = None) -> keras.Model:
+    """DenseNet121 (Huang et al. 2017), between the two in size: 7,039,554 parameters. It was pretrained on images
+    standardised by ImageNet's mean and deviation, and so does that inside."""
+    return _transferred("mhist_assistant", keras.applications.DenseNet121, _standardised, outputs, size, weights)
+
+
 def layers_in_order(model: keras.Model) -> list:
     """All layers after the input, in the order of computation; in a functional model also what is no layer (`x + y`).
 
@@ -122,6 +150,47 @@ def _chain(name: str, *stack: layers.Layer) -> keras.Model:
     for layer in stack:
         x = layer(x)
     return keras.Model(image, x, name=name)
+
+
+def _to_plus_minus_one(image):
+    return layers.Rescaling(2.0, offset=-1.0, name="scaling")(image)
+
+
+def _standardised(image):
+    mean, deviation = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    return layers.Normalization(mean=mean, variance=[d**2 for d in deviation], name="scaling")(image)
+
+
+def _transferred(name: str, application, scaled, outputs: int, size: int, weights) -> keras.Model:
+    """One flat model, not a base inside another: so that every layer can be tapped, counted and explained by name."""
+    _check_outputs(outputs)
+    if size < 32:
+        raise ValueError(f"size is {size}; {application.__name__} halves an image five times and needs 32 pixels.")
+    image = keras.Input((size, size, 3), name="image")
+    known = weights == "imagenet"
+    base = application(include_top=False, weights="imagenet" if known else None, input_tensor=scaled(image))
+    if weights is not None and not known:
+        _load(base, Path(weights), application.__name__)
+    for layer in base.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            layer.trainable = False
+    x = layers.GlobalAveragePooling2D(name="pool")(base.output)
+    x = layers.Dropout(DROPOUT, name="dropout")(x)
+    return keras.Model(image, layers.Dense(outputs, name="logits")(x), name=name)
+
+
+def _load(base: keras.Model, path: Path, architecture: str) -> None:
+    """Weights without top from a file, whole or not at all."""
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no weights file {path}. Name one that is there, or take weights=None.")
+    try:
+        base.load_weights(path)
+    except (ValueError, OSError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"{path.name} does not fit {architecture} without its top ({reason}). It takes a Keras file of that "
+            "network, made with include_top=False."
+        ) from error
 
 
 def _check_outputs(outputs: int) -> None:

@@ -3,7 +3,8 @@ import pytest
 import tensorflow as tf
 
 from utils.data import Split
-from utils.data.pipeline import View, _seed_of, augment, batches, steps, to_float
+from utils.data.pipeline import StainView, View, augment, batches, steps, to_float
+from utils.data.views import seed_of
 
 N = 23
 STILL = View(0, 0, 0)
@@ -151,7 +152,7 @@ def test_views_differ_from_image_to_image(split):
 
 
 def test_the_order_and_the_views_of_all_epochs_have_seeds_of_their_own():
-    assert len({tuple(_seed_of(3, epoch, stream).numpy()) for epoch in range(5) for stream in range(4)}) == 20
+    assert len({tuple(seed_of(3, epoch, stream).numpy()) for epoch in range(5) for stream in range(4)}) == 20
 
 
 def test_no_change_is_the_identity(split):
@@ -236,6 +237,66 @@ def test_mixup_is_the_same_picture_in_any_order(split):
     np.testing.assert_array_equal(by_index(batch_size=5), by_index(batch_size=N, shuffle=False))
 
 
+def test_a_number_of_views_comes_again_under_another_order(split):
+    signals = np.stack([100 * v + np.arange(N) for v in range(2)]).astype(np.float32)[..., None]
+    parts = collect(split, batch_size=N, epochs=5, view=View(), views=2, signals={"s": signals})
+    by_index = [part["image"][np.argsort(part["index"])] for part in parts]
+    np.testing.assert_array_equal(by_index[0], by_index[2])
+    np.testing.assert_array_equal(by_index[1], by_index[3])
+    assert not np.array_equal(by_index[0], by_index[1]) and not np.array_equal(parts[0]["index"], parts[2]["index"])
+    for epoch, part in enumerate(parts):
+        np.testing.assert_array_equal(part["teacher"]["s"][:, 0], 100 * (epoch % 2) + part["index"])
+        assert part["epoch"] == epoch
+
+
+def test_images_on_disk_come_as_those_in_memory(split, tmp_path):
+    np.save(tmp_path / "images.npy", split.images)
+    mapped = Split(np.load(tmp_path / "images.npy", mmap_mode="r"), split.labels)
+    assert isinstance(mapped.images, np.memmap)
+    for view in (None, View(mixup=True)):
+        assert_same(collect(split, epochs=2, view=view), collect(mapped, epochs=2, view=view))
+
+
+@pytest.fixture
+def tissue():
+    return np.random.default_rng(0).random((64, 9, 9, 3)).astype(np.float32)
+
+
+def stained(images, view, epoch=0):
+    return augment(images, np.arange(len(images)), view=view, seed=0, epoch=epoch, size=len(images)).numpy()
+
+
+def test_turns_and_flips_are_all_eight_and_exact(tissue):
+    seen = set()
+    for image, turned in zip(tissue, stained(tissue, StainView(0, 0)), strict=True):
+        candidates = [np.rot90(flipped, k) for flipped in (image, image[:, ::-1]) for k in range(4)]
+        (match,) = [i for i, candidate in enumerate(candidates) if np.allclose(candidate, turned, atol=1e-6)]
+        seen.add(match)
+    assert seen == set(range(8))
+
+
+def test_stain_scales_what_each_channel_absorbs_and_light_the_whole(tissue):
+    flat = np.full((4000, 4, 4, 3), 0.6, np.float32)
+    seen = stained(flat, StainView(0.2, 0.0))[:, 0, 0]
+    np.testing.assert_allclose(seen, stained(flat, StainView(0.2, 0.0))[:, 3, 2])
+    for channel in seen.T:
+        assert_uniform(channel, 1 - 0.4 * 1.2, 1 - 0.4 * 0.8, 1e-4)
+    assert abs(np.corrcoef(seen.T)[0, 1]) < 0.15
+    lit = stained(flat, StainView(0.0, 0.3))[:, 0, 0]
+    np.testing.assert_allclose(lit[:, 0], lit[:, 1], rtol=1e-6)
+    assert_uniform(lit[:, 0], 0.6 * 0.7, 0.6, 1e-4)
+    assert stained(np.ones((8, 4, 4, 3), np.float32), StainView(0.3, 0.0)).min() == 1
+    assert not np.array_equal(stained(tissue, StainView(), epoch=1), stained(tissue, StainView()))
+
+
+def test_only_square_images_are_turned_and_impossible_ranges_refused():
+    with pytest.raises(ValueError, match="cannot be turned"):
+        stained(np.zeros((2, 4, 6, 3), np.float32), StainView())
+    for options in ({"stain": 1.0}, {"light": -0.1}):
+        with pytest.raises(ValueError, match=r"must lie in \[0, 1\)"):
+            StainView(**options)
+
+
 def test_subclasses_come_with_their_images(split):
     finer = Split(split.images, split.labels, subclasses=split.labels * 2)
     for part in collect(finer):
@@ -280,11 +341,12 @@ def test_images_with_colours_and_other_sizes_are_moved_channel_by_channel():
     [
         ({"epochs": 0}, "epochs is 0"),
         ({"first_epoch": -1}, "first_epoch -1"),
+        ({"views": 0}, "views 0"),
         ({"batch_size": 0}, "batches of 0"),
         ({"signals": {"s": np.zeros((1, N + 1, 2))}}, r"signal 's' has shape \(1, 24, 2\).* n = 23"),
         ({"signals": {"s": np.zeros((2, N, 2))}, "epochs": 3}, "1 view or one for each of 3 epochs"),
         ({"signals": {"s": np.zeros(N)}}, "expected"),
-        ({"signals": {"s": np.zeros((1, N))}, "epochs": 2, "view": View()}, "other views of the images"),
+        ({"signals": {"s": np.zeros((1, N))}, "epochs": 2, "view": View()}, "has 1 view, but"),
     ],
 )
 def test_bad_arguments_are_refused_in_words(split, arguments, message):

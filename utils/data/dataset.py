@@ -100,6 +100,7 @@ class Dataset:
         class_names: label k means class_names[k].
         train, validation, test: disjoint; images of one shape; labels in [0, len(class_names)).
         standin: True where the images only stand in for the real ones.
+        joined: train and validation together, where they already lie so; else they are put together when needed.
     """
 
     name: str
@@ -109,6 +110,7 @@ class Dataset:
     validation: Split
     test: Split
     standin: bool = False
+    joined: Split | None = None
 
     def __post_init__(self):
         shape = self.train.images.shape[1:]
@@ -137,6 +139,8 @@ class Dataset:
 
         Where the rows are not known: train, then validation.
         """
+        if self.joined is not None:
+            return self.joined
 
         def joined(name):
             parts = [getattr(split, name) for split in (self.train, self.validation)]
@@ -161,4 +165,6 @@ class Dataset:
             if not 1 <= size <= len(split):
                 raise ValueError(f"{self.name}: a slice of {size:,} {name} images was asked for, of {len(split):,}")
             slices[name] = split.take(stratified(split.labels, size, seed)[0])
-        return replace(self, source=f"{self.source} (slice of {train:,} + {validation:,} + {test:,})", **slices)
+        return replace(
+            self, joined=None, source=f"{self.source} (slice of {train:,} + {validation:,} + {test:,})", **slices
+        )

@@ -23,6 +23,7 @@ def halves(data: Dataset) -> Dataset:
 
     return replace(
         data,
+        joined=None,
         name=f"{data.name} in two halves",
         source=f"{data.source}, as two classes",
         class_names=(f"{names[0]} to {names[middle - 1]}", f"{names[middle]} to {names[-1]}"),
@@ -41,6 +42,7 @@ def without_class(data: Dataset, label: int) -> Dataset:
 
     return replace(
         data,
+        joined=None,
         name=f"{data.name} without {data.class_names[label]}",
         source=f"{data.source}, none of class {data.class_names[label]} to train on",
         **(_in_all_splits(data, left) | {"test": data.test}),

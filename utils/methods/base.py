@@ -21,6 +21,7 @@ class Method:
     the values it saw, so a hyperparameter that could be changed afterwards would be changed in vain.
 
     needs_teacher   whether batches must carry, or a live teacher must give, teacher signals
+    several_teachers  whether it learns from several at once
     teacher_sees    "same": the teacher answers for the very picture the student sees; "clean": for the image without
                     augmentation; "other": for another view of the image, drawn independently
     teacher_taps    {name: layer}: teacher layers whose outputs the loss reads, beside the logits
@@ -31,6 +32,7 @@ class Method:
     name: ClassVar[str]
     paper: ClassVar[str]
     needs_teacher: ClassVar[bool] = True
+    several_teachers: ClassVar[bool] = False
     terms: ClassVar[tuple[str, ...]] = ()
     teacher_sees = "same"
     teacher_taps: ClassVar[dict[str, str]] = {}

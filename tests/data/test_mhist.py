@@ -1,0 +1,205 @@
+"""MHIST's reader on small made-up folders: whatever people have, and whatever goes wrong with it."""
+
+import io
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from utils.data import mhist
+from utils.data.mhist import MhistError, load_mhist
+
+HEADER = "Image Name,Majority Vote Label,Number of Annotators who Selected SSA (Out of 7),Partition"
+TRAIN_VOTES = [0, 0, 0, 0, 1, 1, 2, 3, 4, 5, 6, 6, 7, 7, 7, 7] * 4
+TEST_VOTES = [0, 1, 3, 4, 6, 7]
+
+
+def lines():
+    rows = [(f"MHIST_a{i:02}.png", votes, "train") for i, votes in enumerate(TRAIN_VOTES)]
+    rows += [(f"MHIST_b{i:02}.png", votes, "test") for i, votes in enumerate(TEST_VOTES)]
+    return [f"{name},{'SSA' if votes >= 4 else 'HP'},{votes},{part}" for name, votes, part in rows]
+
+
+def picture(i, size=(224, 224), mode="RGB"):
+    content = io.BytesIO()
+    Image.new(mode, size, {"RGB": (i, 2 * i, 200), "L": i, "RGBA": (i, 0, 0, 9)}[mode]).save(content, "PNG")
+    return content.getvalue()
+
+
+def names():
+    return [line.split(",")[0] for line in lines()]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    path = tmp_path / "mhist_dataset"
+    path.mkdir()
+    (path / "annotations.csv").write_text("\n".join([HEADER, *lines()]), encoding="utf-8")
+    write_zip(path)
+    return path
+
+
+def write_zip(path, changed=None, prefix="images/", left_out=()):
+    with zipfile.ZipFile(path / "images.zip", "w") as archive:
+        for i, name in enumerate(names()):
+            if name not in left_out:
+                archive.writestr(prefix + name, (changed or {}).get(name, picture(i)))
+        archive.writestr(f"__MACOSX/{prefix}._{names()[0]}", b"resource fork")
+
+
+def write_lines(folder, changed):
+    (folder / "annotations.csv").write_text("\n".join([HEADER, *changed]), encoding="utf-8")
+
+
+def load(folder, **options):
+    return load_mhist("mhist", folder, cache=folder.parent / "cache", **options)
+
+
+def test_what_is_read_is_what_was_given(folder, capsys):
+    data = load(folder)
+    assert data.class_names == ("HP", "SSA") and data.name == "MHIST" and not data.standin
+    assert "not as published" in data.source and "WARNING" in capsys.readouterr().out
+    votes = dict(zip(names(), TRAIN_VOTES + TEST_VOTES, strict=True))
+    pixel = {tuple(np.array([i, 2 * i, 200], np.uint8)): name for i, name in enumerate(names())}
+    seen = {"train": set(), "validation": set(), "test": set()}
+    for part, split in (("train", data.train), ("validation", data.validation), ("test", data.test)):
+        assert split.images.shape[1:] == (224, 224, 3) and isinstance(split.images, np.memmap)
+        for image, label, count in zip(split.images, split.labels, split.subclasses, strict=True):
+            name = pixel[tuple(image[100, 50])]
+            assert votes[name] == count and label == (count >= 4)
+            seen[part].add(name)
+    assert seen["test"] == {name for name in names() if "_b" in name}
+    assert len(seen["validation"]) == round(0.15 * 64) and not seen["train"] & seen["validation"]
+    assert len(data.all_train) == 64 and isinstance(data.all_train.images, np.memmap)
+    np.testing.assert_array_equal(data.all_train.images[:54], data.train.images)
+
+
+def test_the_same_whatever_the_order_of_lines_and_the_form_of_the_file(folder):
+    expected = load(folder)
+    text = "\r\n".join([HEADER.replace(",", " , "), *(line.replace(",", ", ") for line in reversed(lines())), ""])
+    (folder / "annotations.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert load(folder).digest == expected.digest
+
+
+@pytest.mark.parametrize("place", ["images", ".", "deep/images"])
+def test_unzipped_or_zipped_is_the_same(folder, place):
+    expected = load(folder)
+    with zipfile.ZipFile(folder / "images.zip") as archive:
+        (folder / place).mkdir(parents=True, exist_ok=True)
+        for i, name in enumerate(names()):
+            (folder / place / name).write_bytes(picture(i))
+        (folder / place / f"._{names()[0]}").write_bytes(b"resource fork")
+        archive.close()
+    (folder / "images.zip").unlink()
+    assert load(folder).digest == expected.digest
+
+
+def test_images_are_decoded_once_and_again_if_anything_changes(folder, monkeypatch, capsys):
+    first = load(folder).digest
+    with monkeypatch.context() as patched:
+        patched.setattr(mhist, "_decoded", lambda *a: pytest.fail("decoded again"))
+        assert load(folder).digest == first
+    stored = folder.parent / "cache" / "mhist.npy"
+    content = bytearray(stored.read_bytes())
+    content[-5] ^= 255
+    stored.write_bytes(content)
+    assert load(folder).digest == first and "gone or damaged" in capsys.readouterr().out
+    write_zip(folder, {names()[3]: picture(250)})
+    assert load(folder).digest != first
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda rows: [r.replace("HP", "hp") for r in rows],
+            r"neither HP nor SSA: 'hp' \(MHIST_a00.png\).* and \d+ more",
+        ),
+        (lambda rows: [*rows[:-1], rows[-1].replace(",7,", ",8,")], "votes that are no number from 0 to 7: '8'"),
+        (lambda rows: [*rows[:-1], rows[-1].replace(",7,", ",x,")], "votes that are no number"),
+        (lambda rows: [rows[0].replace("HP,0", "SSA,0"), *rows[1:]], "against the majority of the votes: SSA with 0"),
+        (lambda rows: [rows[0].replace("train", "valid"), *rows[1:]], "neither train nor test: 'valid'"),
+        (lambda rows: [*rows, rows[0]], "listed more than once: MHIST_a00.png"),
+        (lambda rows: [*rows, rows[0].replace("train", "test")], "in both partitions: MHIST_a00.png"),
+        (lambda rows: ["../" + rows[0], *rows[1:]], "image names that are paths"),
+        (lambda rows: [rows[0].rsplit(",", 1)[0], *rows[1:]], "too few columns: line 2"),
+        (lambda rows: [], "no lines at all"),
+        (lambda rows: [r for r in rows if "HP" in r], "without images of both classes: train, test"),
+    ],
+)
+def test_faulty_annotations_are_listed_and_counted(folder, change, message):
+    write_lines(folder, change(lines()))
+    with pytest.raises(MhistError, match=message):
+        load(folder)
+    assert not (folder.parent / "cache").exists()
+
+
+def test_a_file_without_the_columns_or_no_file(folder):
+    (folder / "annotations.csv").write_text("name;label\na;HP", encoding="utf-8")
+    with pytest.raises(MhistError, match="lacks the columns"):
+        load(folder)
+    (folder / "annotations.csv").write_bytes(b"\xff\xfe\x00\x01")
+    with pytest.raises(MhistError, match="no text in UTF-8"):
+        load(folder)
+    (folder / "annotations.csv").unlink()
+    with pytest.raises(MhistError, match=r"no annotations.csv"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (picture(1, (96, 96)), r"not RGB of 224 x 224 pixels.*MHIST_a00.png \(RGB, 96 x 96\)"),
+        (picture(1, mode="L"), r"MHIST_a00.png \(L, 224 x 224\)"),
+        (picture(1, mode="RGBA"), r"MHIST_a00.png \(RGBA"),
+        (b"no picture", r"MHIST_a00.png \(UnidentifiedImageError\)"),
+        (picture(1)[:200], r"MHIST_a00.png"),
+    ],
+)
+def test_images_that_are_no_images_of_mhist_are_named_and_nothing_is_left(folder, content, message):
+    write_zip(folder, {names()[0]: content})
+    with pytest.raises(MhistError, match=message):
+        load(folder)
+    assert not [path for path in (folder.parent / "cache").glob("*") if path.suffix == ".npy"]
+
+
+def test_missing_images_are_listed_and_counted(folder):
+    write_zip(folder, left_out=names()[:8])
+    with pytest.raises(MhistError, match=r"not there: MHIST_a00.png, .* and 3 more"):
+        load(folder)
+
+
+@pytest.mark.parametrize("prefix", ["../", "/tmp/", "images/../../", "C:/x/"])
+def test_zip_entries_that_climb_out_are_refused(folder, prefix):
+    write_zip(folder, prefix=prefix)
+    with pytest.raises(MhistError, match="climb out of the folder"):
+        load(folder)
+
+
+def test_bombs_and_damaged_archives_are_refused(folder):
+    with zipfile.ZipFile(folder / "images.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(names()[0], bytes(3 * 2**20))
+    with pytest.raises(MhistError, match=r"suspicious size: MHIST_a00.png"):
+        load(folder)
+    (folder / "images.zip").write_bytes(b"PK no archive")
+    with pytest.raises(MhistError, match="damaged, truncated or no zip"):
+        load(folder)
+    (folder / "images.zip").unlink()
+    with pytest.raises(MhistError, match="no images in"):
+        load(folder)
+
+
+def test_auto_takes_the_folder_where_there_is_one_and_says_so(folder, tmp_path, capsys, monkeypatch):
+    assert load_mhist("auto", folder, cache=tmp_path).name == "MHIST"
+    assert "DATA: MHIST" in capsys.readouterr().out
+    monkeypatch.setattr(mhist, "load_polyps_standin", lambda: "the stand-in")
+    assert load_mhist("auto", tmp_path / "nowhere") == "the stand-in"
+    assert "NOT MHIST" in capsys.readouterr().out
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(MhistError):  # a folder that is there but bad is never skipped
+        load_mhist("auto", tmp_path / "empty", cache=tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"bmirds.github.io/MHIST"):
+        load_mhist("mhist", tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="source is 'web'"):
+        load_mhist("web")

@@ -1,0 +1,258 @@
+"""Transfer learning in two phases, on a tiny network: cached as plain, run after run as one by one, recorded once."""
+
+from dataclasses import replace
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from utils import models, phases, pretraining, signals, transfer
+from utils.data import Dataset, Split, pipeline
+from utils.data.views import StainView
+from utils.distiller import Distiller
+from utils.methods import KD, RKD, SKD, TAKD, OnSubclasses, Scratch, Sizes
+from utils.methods.dkd import DKD
+from utils.phases import Network, Schedule, Steered, base_of, head_of, steering
+from utils.pretraining import Start
+
+SIZE, BINS = 32, (0, 0, 1, 1)
+RANDOM = Start(None, "random weights")
+SCHEDULE = Schedule(initial_epochs=2, fine_tune_epochs=2, batch_size=8, views=2)
+
+
+def _tiny(name, outputs, size, filters):
+    image = keras.Input((size, size, 3), name="image")
+    x = keras.layers.Conv2D(filters, 3, strides=4, name="conv")(image)
+    x = keras.layers.BatchNormalization(trainable=False, name="norm")(x)
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(keras.layers.ReLU(name="relu")(x))
+    x = keras.layers.Dropout(0.2, name="dropout")(x)
+    return keras.Model(image, keras.layers.Dense(outputs, name="logits")(x), name=name)
+
+
+def mhist_student(outputs=2, size=SIZE, weights=None):
+    return _tiny("mhist_student", outputs, size, 6)
+
+
+def mhist_teacher(outputs=2, size=SIZE, weights=None):
+    return _tiny("mhist_teacher", outputs, size, 8)
+
+
+def mhist_assistant(outputs=2, size=SIZE, weights=None):
+    return _tiny("mhist_assistant", outputs, size, 7)
+
+
+STARTS = {name: RANDOM for name in ("mhist_student", "mhist_teacher", "mhist_assistant")}
+
+
+def tiny_split(n, first=0):
+    rng = np.random.default_rng(first)
+    votes = rng.integers(0, 8, n).astype(np.int32)
+    votes[:8] = np.arange(8)  # every number of votes, so both classes
+    images = rng.integers(0, 120, (n, SIZE, SIZE, 3)) + 15 * votes[:, None, None, None]
+    return Split(images.astype(np.uint8), (votes >= 4).astype(np.int32), np.arange(first, first + n), votes // 2)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return Dataset("tiny", "tiny, made up", ("HP", "SSA"), tiny_split(36), tiny_split(16, 100), tiny_split(20, 200))
+
+
+@pytest.fixture
+def learn(tmp_path, data):
+    def go(build, method, **options):
+        options = {
+            "starts": STARTS,
+            "schedule": SCHEDULE,
+            "runs": tmp_path / "runs",
+            "cache": tmp_path / "cache",
+        } | options
+        return transfer.transfer_learn(build, method, data, **options)
+
+    return go
+
+
+def test_a_run_is_recorded_and_found_again(learn, monkeypatch):
+    teacher = learn(mhist_teacher, Scratch())
+    run = learn(mhist_student, KD(), teacher=teacher, seed=3)
+    record = run.record
+    assert record["evaluated_on"] == "test" and len(record["scores"]["test"]) == 20
+    assert len(record["scores"]["validation"]) == 16 and len(record["validation_auc"]) == 4
+    assert record["start"] == "random weights" and record["config"]["learning_rate"] == 1e-3
+    assert teacher.record["config"]["learning_rate"] == 1e-4 and run.teacher is teacher
+    assert {"auc", "agreement", "kl_to_teacher"} <= set(record["metrics"])
+    scores = phases.positive_scores(signals.predict_logits(run.model(), learn.__closure__[0].cell_contents.test.images))
+    np.testing.assert_allclose(scores, record["scores"]["test"], atol=1e-6)
+    monkeypatch.setattr(transfer, "train_in_phases", lambda *a, **k: pytest.fail("trained again"))
+    # The patched name is not the code that was recorded: keep the version of the run.
+    monkeypatch.setattr(transfer.results, "code_version", lambda *a: record["config"]["code"])
+    assert learn(mhist_student, KD(), teacher=teacher, seed=3).record == record
+
+
+def test_a_run_made_to_choose_never_reads_the_test_images(learn, data, monkeypatch):
+    monkeypatch.setattr(Dataset, "test", property(lambda self: pytest.fail("the test split was read")), raising=False)
+    run = learn(mhist_student, Scratch(), purpose="choose")
+    assert run.record["evaluated_on"] == "validation" and set(run.record["scores"]) == {"validation"}
+
+
+def test_the_student_alone_and_any_kd_share_one_traced_step(learn, monkeypatch):
+    transfer._network.cache_clear()
+    traced, loss = [], Steered.loss
+    monkeypatch.setattr(Steered, "loss", lambda *given: traced.append(1) or loss(*given))
+    teacher = learn(mhist_teacher, Scratch())
+    learn(mhist_student, Scratch(), teacher=teacher)
+    before = len(traced)
+    for method in (KD(0.5, 1.0), KD(0.9, 16.0)):
+        learn(mhist_student, method, teacher=teacher)
+    assert len(traced) == before > 0
+
+
+def test_a_run_after_others_equals_the_same_run_alone(learn):
+    teacher = learn(mhist_teacher, Scratch())
+    after_others = learn(mhist_student, KD(0.5, 4.0), teacher=teacher, seed=1)
+    learn(mhist_student, KD(0.9, 2.0), teacher=teacher, seed=2)
+    transfer._network.cache_clear()
+    transfer._start_weights.cache_clear()
+    alone = after_others.retrain()
+    assert alone.record["weights_digest"] == after_others.record["weights_digest"]
+    transfer._start_weights.cache_clear()
+    assert after_others.retrain().record["weights_digest"] == alone.record["weights_digest"]  # a used network now
+
+
+def test_every_method_starts_from_the_same_base_and_head(data):
+    steered = transfer._start_weights(mhist_student, Steered(), RANDOM, 4, data)
+    again = transfer._start_weights.__wrapped__(mhist_student, RKD(teacher_layer="pool"), RANDOM, 4, data)
+    for one, other in zip(steered, again, strict=True):
+        np.testing.assert_array_equal(one, other)
+    other_seed = transfer._start_weights(mhist_student, Steered(), RANDOM, 5, data)
+    assert any(not np.array_equal(a, b) for a, b in zip(steered, other_seed, strict=True))
+
+
+def test_the_frozen_phase_leaves_the_base_and_fine_tuning_leaves_batch_norm(learn):
+    frozen = learn(mhist_student, Scratch(), schedule=Schedule(2, 0, 8, 2)).model()
+    whole = learn(mhist_student, Scratch()).model()
+    start = mhist_student()
+    start.set_weights(transfer._start_weights(mhist_student, Steered(), RANDOM, 0, learn.__closure__[0].cell_contents))
+    for name, moved_when_frozen, moved_when_whole in (("conv", 0, 1), ("norm", 0, 0), ("logits", 1, 1)):
+        before = start.get_layer(name).get_weights()
+        for model, moved in ((frozen, moved_when_frozen), (whole, moved_when_whole)):
+            after = model.get_layer(name).get_weights()
+            assert any(not np.array_equal(a, b) for a, b in zip(before, after, strict=True)) == bool(moved), name
+
+
+def test_cached_features_give_the_head_that_plain_training_on_images_gives(data):
+    """The plain way: the base frozen inside the network, images through all of it, the teacher asked live."""
+    view, epochs, seed = StainView(), 3, 7
+    keras.utils.set_random_seed(1)
+    teacher = mhist_teacher()
+    network = Network(mhist_student, Steered(), 2, SIZE, Sizes(teacher={"logits": (2,)}))
+    weights = transfer._start_weights(mhist_student, Steered(), RANDOM, seed, data)
+    network.start(weights, seed)
+    said = signals.teacher_signals(teacher, data.train, folder=None, view=view, seed=seed, epochs=epochs)
+    features = signals.teacher_signals(network.base, data.train, folder=None, view=view, seed=seed, epochs=epochs)
+    cached = phases.feature_batches(
+        features["logits"], data.train, batch_size=8, seed=seed, epochs=epochs, said=said
+    ).map(lambda batch: batch | {"alpha": 0.5, "temperature": 4.0})
+    network.fit("frozen", cached, rate=1e-2, epochs=epochs, steps=5, callbacks=[])
+
+    plain = mhist_student()
+    plain.set_weights(weights)
+    plain.get_layer("conv").trainable = False
+    plain.get_layer("dropout").seed_generator.state.assign([seed, 0])
+    distiller = Distiller(plain, teacher, KD(0.5, 4.0))
+    distiller.compile(keras.optimizers.Adam(1e-2))
+    shown = pipeline.batches(data.train, batch_size=8, seed=seed, epochs=epochs, view=view)
+    distiller.fit(shown, epochs=epochs, steps_per_epoch=5, shuffle=False, verbose=0)
+    for ours, theirs in zip(network.head.get_weights(), plain.get_layer("logits").get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    assert np.abs(ours - weights[-1]).max() > 1e-3  # it did learn
+
+
+def test_steered_is_kd():
+    rng = np.random.default_rng(0)
+    batch = {
+        "label": tf.constant([0, 1, 1, 0]),
+        "teacher": {"logits": tf.constant(rng.normal(size=(4, 2)), tf.float32)},
+    }
+    outputs = {"logits": tf.constant(rng.normal(size=(4, 2)), tf.float32)}
+    for method in (KD(0.3, 5.0), KD(1.0, 1.0), TAKD(0.2, 2.0)):
+        traced, steered = steering(method)
+        ours, _ = traced.loss(batch | {name: tf.constant(v) for name, v in steered.items()}, outputs, {})
+        np.testing.assert_allclose(ours, KD(method.alpha, method.temperature).loss(batch, outputs, {})[0], rtol=1e-6)
+    traced, steered = steering(Scratch())
+    ours, terms = traced.loss(batch | {name: tf.constant(v) for name, v in steered.items()}, outputs, {})
+    np.testing.assert_allclose(ours, terms["cross_entropy"])
+    assert steering(RKD()) == (RKD(), {})
+
+
+def test_votes_as_soft_labels(learn, data):
+    shares = (data.train.subclasses + 0.5) / 4
+    logits = np.log(np.column_stack([1 - shares, shares])).astype(np.float32)
+    run = learn(mhist_student, KD(alpha=1.0, temperature=1.0), teacher=logits)
+    assert run.record["metrics"]["auc"] > 0.5 and run.teacher is not None
+    with pytest.raises(ValueError, match=r"36 training images"):
+        learn(mhist_student, KD(), teacher=logits[:5])
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        SKD(class_of=BINS),
+        OnSubclasses(DKD(beta=2.0), BINS),
+        RKD(teacher_layer="pool", student_layer="pool", alpha=0.5),
+        TAKD(0.5, 4.0, assistants=("mhist_assistant",)),
+    ],
+    ids=lambda method: method.name,
+)
+def test_methods_with_teachers_and_heads_of_their_own(method, learn, monkeypatch):
+    for build in (mhist_teacher, mhist_student, mhist_assistant):
+        monkeypatch.setattr(models, build.__name__, build)
+    run = learn(mhist_student, method, teacher=learn(mhist_teacher, Scratch()))
+    assert np.isfinite(run.record["metrics"]["auc"])
+    logits = run.model()(pipeline.to_float(np.zeros((1, SIZE, SIZE, 3), np.uint8)))
+    assert logits.shape == (1, 2)
+
+
+def test_bad_arguments_speak(learn):
+    with pytest.raises(ValueError, match="needs a teacher"):
+        learn(mhist_student, KD())
+    with pytest.raises(ValueError, match="'choose' or 'report'"):
+        learn(mhist_student, Scratch(), purpose="guess")
+
+
+def test_a_base_without_pretraining_gets_statistics_that_keep_its_signal(data):
+    keras.utils.set_random_seed(0)
+    model = mhist_student()
+    phases.settle_batch_norm(model, data.train.images)
+    norm = model.get_layer("norm")
+    before = keras.Model(model.inputs[0], norm.input)(pipeline.to_float(data.train.images))
+    np.testing.assert_allclose(norm.moving_mean, tf.reduce_mean(before, (0, 1, 2)), rtol=1e-4, atol=1e-5)
+    assert norm.momentum == 0.99 and not norm.trainable
+
+
+def test_head_and_base_make_the_model():
+    model = mhist_student()
+    head, base = head_of(model), base_of(model)
+    image = np.random.default_rng(0).random((2, SIZE, SIZE, 3)).astype(np.float32)
+    np.testing.assert_allclose(head(base(image)), model(image), rtol=1e-6)
+
+
+def test_start_names_what_it_is(tmp_path, monkeypatch, capsys):
+    def build(outputs=2, size=SIZE, weights=None):
+        if weights == "imagenet":
+            raise Exception("URL fetch failure")
+        if weights is not None:
+            raise ValueError("does not fit")
+        return mhist_student(outputs, size)
+
+    monkeypatch.setattr(pretraining, "settings", replace(pretraining.settings, data=tmp_path))
+    options = {"size": SIZE, "images": 4, "epochs": 1}
+    assert pretraining.find_start(build, "random", **options) == RANDOM
+    assert not pretraining.find_start(build, "imagenet", **options).pretrained
+    assert "RANDOM weights" in capsys.readouterr().out
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "mobilenet_v2_wrong.h5").write_bytes(b"no weights")
+    with pytest.raises(ValueError, match="does not fit"):
+        pretraining.find_start(build, "imagenet", **options)
+    with pytest.raises(ValueError, match="source is 'coco'"):
+        pretraining.find_start(build, "coco", **options)

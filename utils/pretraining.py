@@ -1,0 +1,135 @@
+"""Where the weights of Task 2's bases come from: ImageNet, a file, a pretext task on drawn images, or nowhere.
+
+A number that a network reaches by transfer learning says as much of its start as of its training, so every start has a
+label, which stands beside the numbers.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from utils import results
+from utils.data.dataset import Split
+from utils.data.pipeline import batches, steps
+from utils.data.polyps import draw_polyps
+from utils.fitting import Adam
+from utils.progress import ProgressBar
+from utils.settings import settings
+
+SOURCES = ("imagenet", "standin", "random")
+PRETEXT_SEED = 1000  # of the pretext images: others than the stand-in's own
+PRETEXT_BATCH, PRETEXT_RATE = 32, 1e-3
+GRID = 4  # the layout is told as the share of crypt in each of 4 x 4 fields
+# Statistics over the last few dozen batches: MobileNetV2's own 0.999 would still remember the random start.
+PRETEXT_MOMENTUM = 0.9
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a base begins with: `weights` as the functions of `utils.models` take them, and what to call it."""
+
+    weights: str | Path | None
+    label: str
+    digest: str | None = None
+
+    @property
+    def pretrained(self) -> bool:
+        return self.weights is not None
+
+
+def find_start(build_model, source: str, *, size: int, images: int, epochs: int, folder: Path | None = None) -> Start:
+    """The start of one architecture.
+
+    Args:
+        build_model: a function of `utils.models`.
+        source: "imagenet" takes Keras's download, else a file in data/weights/ whose name holds the architecture's,
+            else nothing, and says so. "standin" trains the base on drawn images, once. "random" is no pretraining.
+        size: pixels of the images.
+        images, epochs: of the pretext task.
+        folder: where pretext weights are kept; the cache by default.
+    """
+    if source not in SOURCES:
+        raise ValueError(f"source is {source!r}; it can be one of {SOURCES}.")
+    if source == "random":
+        return Start(None, "random weights")
+    if source == "standin":
+        path = pretext_weights(build_model, size=size, images=images, epochs=epochs, folder=folder)
+        return Start(path, "pretext task on drawn polyps", results.file_digest(path)[:12])
+    try:
+        build_model(size=size, weights="imagenet")
+    except Exception as fault:  # Keras raises a bare Exception where the download fails
+        reason = str(fault).splitlines()[0]
+    else:
+        return Start("imagenet", "ImageNet (Keras)")
+    architecture = build_model().name
+    found = sorted((settings.data / "weights").glob(f"{FILE_NAMES[architecture]}*.h5"))
+    if found:
+        build_model(size=size, weights=found[0])  # a file that does not fit is an error now, not after the teacher
+        print(f"WEIGHTS: {architecture} starts from {found[0].name}, since Keras's download failed ({reason}).")
+        return Start(found[0], f"the file {found[0].name}", results.file_digest(found[0])[:12])
+    print(
+        f"WEIGHTS: {architecture} starts from RANDOM weights: Keras's download failed ({reason}), and data/weights/ "
+        f"has no file {FILE_NAMES[architecture]}*.h5. What follows is not transfer learning."
+    )
+    return Start(None, "random weights")
+
+
+# As Keras calls its files without top.
+FILE_NAMES = {"mhist_teacher": "resnet50v2", "mhist_student": "mobilenet_v2", "mhist_assistant": "densenet121"}
+
+
+def pretext_targets(polyps) -> np.ndarray:
+    """What a base is to tell of a drawn image, standardised, float32 [n, 1 + 6 + 16]: its severity, its stain (mean and
+    deviation of each colour) and its layout (share of crypt in each field of a grid)."""
+    n, size = polyps.masks.shape[:2]
+    stain = np.concatenate([part(polyps.images / 255.0, axis=(1, 2)) for part in (np.mean, np.std)], axis=1)
+    cut = size - size % GRID
+    fields = polyps.masks[:, :cut, :cut].reshape(n, GRID, cut // GRID, GRID, cut // GRID).mean(axis=(2, 4))
+    told = np.column_stack([polyps.severity, stain, fields.reshape(n, -1)])
+    return ((told - told.mean(axis=0)) / (told.std(axis=0) + 1e-6)).astype(np.float32)
+
+
+def pretext_weights(build_model, *, size: int, images: int, epochs: int, folder: Path | None = None) -> Path:
+    """A file of base weights, trained to regress `pretext_targets` of drawn images that no split of the stand-in has.
+
+    It is made once for each architecture, size and recipe. Batch normalisation learns here; afterwards it is frozen.
+    """
+    code = results.code_version(pretext_weights, draw_polyps, build_model)
+    name = f"{build_model.__name__}-{size}px-{images}x{epochs}-{code}"
+    path = Path(folder or settings.cache.parent / "pretext") / f"{name}.weights.h5"
+    known = results.read_json(path.with_suffix(".json")) or {}
+    if path.is_file() and known.get("sha256") == results.file_digest(path):
+        return path
+    drawn = draw_polyps(images, size=size, seed=PRETEXT_SEED)
+    targets = tf.constant(pretext_targets(drawn))
+    keras.utils.set_random_seed(PRETEXT_SEED)
+    network = build_model(size=size)
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable, layer.momentum = True, PRETEXT_MOMENTUM
+    pooled = network.get_layer("pool")
+    learner = keras.Model(network.inputs[0], keras.layers.Dense(targets.shape[1])(pooled.output))
+    learner.compile(Adam(PRETEXT_RATE), "mse")
+    split = Split(drawn.images, np.zeros(images, np.int32))
+    shown = batches(split, batch_size=PRETEXT_BATCH, seed=PRETEXT_SEED, epochs=epochs)
+    learner.fit(
+        shown.map(lambda batch: (batch["image"], tf.gather(targets, batch["index"]))),
+        epochs=epochs,
+        steps_per_epoch=steps(images, PRETEXT_BATCH),
+        shuffle=False,
+        verbose=0,
+        callbacks=[ProgressBar(f"pretext task, {build_model.__name__}", images)],
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}")
+    try:
+        keras.Model(network.inputs[0], pooled.input).save_weights(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    note = {"sha256": results.file_digest(path), "loss": learner.history.history["loss"]}
+    results.write_json(path.with_suffix(".json"), note)
+    return path

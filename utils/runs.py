@@ -1,0 +1,99 @@
+"""Finished runs: what a record and the weights beside it say, and what tells one run from another."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+
+from utils import results, signals
+from utils.methods import Method
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its record, and a way to its weights."""
+
+    record: dict
+    weights: Path
+    build_model: Callable[..., keras.Model]  # the plain network, build_model(outputs=C)
+    make_model: Callable[[], keras.Model]  # as the method trained and deploys it
+    retrain: Callable[[], "Run"]
+    teacher: "Run | keras.Model | tuple | None" = None  # whom it was distilled from
+
+    @property
+    def key(self) -> str:
+        return results.key_of(self.record["config"])
+
+    @property
+    def accuracy(self) -> float:
+        """Test accuracy of a reported run, validation accuracy of a run made to choose."""
+        return self.record["metrics"]["accuracy"]
+
+    def model(self) -> keras.Model:
+        """The trained model. Weights that are gone or changed are made again, since a record alone has none."""
+        if results.file_digest(self.weights) != self.record["weights_digest"]:
+            before = self.record["metrics"]["accuracy"]
+            self.record.update(self.retrain().record)
+            print(
+                f"The weights of {self.weights.name} were not in the cache, so that run was made again: "
+                f"accuracy {before:.4f} as recorded, {self.accuracy:.4f} now."
+            )
+        model = self.make_model()
+        model.load_weights(self.weights)
+        return model
+
+
+def described(value):
+    """A hyperparameter as JSON can hold it: functions by their name, methods within methods as they print."""
+    if callable(value):
+        return value.__name__
+    return repr(value) if isinstance(value, Method) else value
+
+
+def code_parts(method) -> list:
+    """Code that a method got as a hyperparameter, and so cannot be seen in its class."""
+    return [
+        type(value) if isinstance(value, Method) else value
+        for value in vars(method).values()
+        if isinstance(value, Method) or callable(value)
+    ]
+
+
+def teacher_name(teacher) -> str | None:
+    """What tells one teacher from another in a configuration."""
+    if isinstance(teacher, tuple):
+        return "+".join(teacher_name(member) for member in teacher)
+    return teacher.key if isinstance(teacher, Run) else teacher_weights(teacher)
+
+
+def teacher_weights(teacher) -> str | None:
+    """Digest of the weights a teacher has now."""
+    if teacher is None:
+        return None
+    if isinstance(teacher, tuple):
+        return "+".join(teacher_weights(member) for member in teacher)
+    return teacher.record["weights_digest"] if isinstance(teacher, Run) else signals.weights_digest(teacher)
+
+
+def model_of(teacher):
+    """The teacher's model, or a tuple of models."""
+    if isinstance(teacher, tuple):
+        return tuple(model_of(member) for member in teacher)
+    return teacher.model() if isinstance(teacher, Run) else teacher
+
+
+def weights_path(cache: Path, config: dict) -> Path:
+    return cache / "weights" / f"{results.key_of(config)}.weights.h5"
+
+
+def save_weights(model: keras.Model, path: Path) -> None:
+    """Weights under their final name only once they are whole: a record is written after them and trusts them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{os.getpid()}.tmp.weights.h5")
+    try:
+        model.save_weights(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,207 @@
+"""Transfer learning: a pretrained network, adapted to the data in two phases, evaluated and recorded."""
+
+from dataclasses import asdict
+from functools import lru_cache, partial
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from utils import binary, results, signals
+from utils.data import Dataset
+from utils.data.views import StainView
+from utils.distiller import TrainingFailed, signal_shapes
+from utils.methods import Method, Sizes
+from utils.metrics import teacher_agreement
+from utils.phases import (
+    SETTLING_IMAGES,
+    Network,
+    Schedule,
+    positive_scores,
+    settle_batch_norm,
+    steering,
+    train_in_phases,
+)
+from utils.pretraining import Start
+from utils.progress import ProgressBar
+from utils.runs import Run, code_parts, described, save_weights, weights_path
+from utils.settings import settings
+
+# Table 1 of the assignment; the assistant's is ours, as it is a student too.
+LEARNING_RATES = {"mhist_teacher": 1e-4, "mhist_student": 1e-3, "mhist_assistant": 1e-3}
+
+
+def _signal_shapes(teacher, method) -> tuple:
+    """((name, shape for one image), ...); a teacher that is no model says two logits, or nothing, which weighs 0."""
+    taught = isinstance(teacher, keras.Model)
+    return tuple(signal_shapes(teacher, method.teacher_taps).items()) if taught else (("logits", (2,)),)
+
+
+@lru_cache(maxsize=3)
+def _network(build_model, method, classes, size, images, shapes) -> Network:
+    return Network(build_model, method, classes, size, Sizes(images=images, teacher=dict(shapes)))
+
+
+@lru_cache(maxsize=4)
+def _start_weights(build_model, method, start: Start, seed: int, data: Dataset) -> list[np.ndarray]:
+    """The weights a run of this seed begins with: the base's from `start`, the head's drawn."""
+    size = data.train.images.shape[1]
+    keras.utils.set_random_seed(seed)
+    model = method.make_student(partial(build_model, size=size, weights=start.weights), data.num_classes)
+    if not start.pretrained:
+        settle_batch_norm(model, data.train.images[:SETTLING_IMAGES])
+    return model.get_weights()
+
+
+def measure(network: Network, data: Dataset, purpose: str, teacher, folder: Path) -> dict:
+    """What a run's record says of a trained network. The threshold comes from validation; test is read to report."""
+    parts = {"validation": data.validation} | ({"test": data.test} if purpose == "report" else {})
+    logits = {name: network.logits(split.images) for name, split in parts.items()}
+    if not all(np.isfinite(values).all() for values in logits.values()):
+        raise TrainingFailed("The last step left weights whose answers are not finite. Lower the learning rate.")
+    scores = {name: positive_scores(values) for name, values in logits.items()}
+    threshold = binary.choose_threshold(data.validation.labels, scores["validation"])
+    name, split = list(parts.items())[-1]
+    measured = binary.binary_summary(split.labels, scores[name], threshold)
+    if isinstance(teacher, keras.Model):
+        theirs = signals.teacher_signals(teacher, split, folder=folder)["logits"][0]
+        measured |= teacher_agreement(theirs, logits[name])
+    return {"evaluated_on": name, "metrics": measured, "threshold": threshold, "scores": scores}
+
+
+def transfer_learn(
+    build_model,
+    method: Method,
+    data: Dataset,
+    *,
+    starts: dict[str, Start],
+    schedule: Schedule,
+    teacher: "Run | np.ndarray | None" = None,
+    seed: int = 0,
+    purpose: str = "report",
+    view: StainView | None = StainView(),  # noqa: B008 a frozen value
+    rate: float | None = None,
+    title: str = "",
+    runs: Path | None = None,
+    cache: Path | None = None,
+) -> Run:
+    """Transfer a pretrained network to the data in two phases, evaluate it, record it; or return the recorded run.
+
+    Every run trains on the train split alone, also when it is reported: validation is kept for the threshold.
+
+    Args:
+        build_model: a function of `utils.models` for Task 2.
+        method: the loss; `Scratch()` for the teacher, and for the student without KD.
+        data: labels 0 (HP) and 1 (SSA); square images of at least 32 pixels.
+        starts: {name of the building function: where its base begins}, for this network and those that the method
+            trains on the way.
+        schedule: epochs, batch size and views.
+        teacher: a Run, or logits [n, C] for the training images in their place.
+        purpose: "choose" looks at validation only; "report" also reads the test split, once, at the end.
+        view: augmentation: teacher and student see the same picture. None: the images as they are.
+        rate: of the frozen phase, a tenth of it in fine-tuning; that of Table 1 by default.
+        runs, cache: folders of records and of weights and signals; those of the profile by default.
+
+    Returns:
+        The run. Its record has "metrics" (see `utils.binary`) on validation or test, and "scores", P(SSA) of every
+        image of both.
+    """
+    if purpose not in ("choose", "report"):
+        raise ValueError(f"purpose is {purpose!r}; it can be 'choose' or 'report'.")
+    if method.needs_teacher and teacher is None:
+        raise ValueError(f"The method {method.name!r} needs a teacher. Pass a Run, or logits for the training images.")
+    if isinstance(teacher, np.ndarray) and teacher.shape != (len(data.train), data.num_classes):
+        raise ValueError(
+            f"The teacher's logits are {teacher.shape}; there are {len(data.train):,} training images and "
+            f"{data.num_classes} classes."
+        )
+    runs, cache = Path(runs or settings.runs), Path(cache or settings.cache)
+    folders = {"runs": runs, "cache": cache}
+    if method.needs_teacher and isinstance(teacher, Run):
+
+        def train_other(build_model, method, teacher=None, epochs=None):
+            if epochs is not None:
+                raise ValueError(
+                    f"A teacher of {epochs} epochs was asked for; transfer learning has two phases to stop in."
+                )
+            return transfer_learn(
+                build_model, method, data, starts=starts, schedule=schedule, teacher=teacher, seed=seed,
+                purpose=purpose, view=view, **folders,
+            )  # fmt: skip
+
+        teacher = method.prepare_teacher(train_other, teacher, build_model)
+    if build_model.__name__ not in starts:
+        raise ValueError(f"starts says nothing of {build_model.__name__!r}; it has {sorted(starts)}.")
+    start = starts[build_model.__name__]
+    rate = LEARNING_RATES[build_model.__name__] if rate is None else rate
+    size = data.train.images.shape[1]
+    given = teacher.key if isinstance(teacher, Run) else None if teacher is None else results.digest(teacher)
+    traced, steered = steering(method)
+    config = {
+        "task": "task2",
+        "model": build_model.__name__,
+        "method": method.name,
+        "hyperparameters": {name: described(value) for name, value in vars(method).items()},
+        "teacher": given,
+        "start": asdict(start) | {"weights": start.weights and Path(start.weights).name},
+        "purpose": purpose,
+        "profile": settings.profile,
+        "data": data.digest,
+        "seed": seed,
+        **asdict(schedule),
+        "learning_rate": rate,
+        "view": repr(view) if view else None,
+        "code": results.code_version(
+            train_in_phases,
+            measure,
+            Network,
+            settle_batch_norm,
+            type(method),
+            *code_parts(method),
+            type(traced),
+            build_model,
+            Dataset,
+        ),
+        "tensorflow": results.versions()["tensorflow"],
+        "keras": results.versions()["keras"],
+    }
+    weights = weights_path(cache, config)
+
+    def make_model():
+        return method.make_student(partial(build_model, size=size), data.num_classes)
+
+    def finished(record) -> Run:
+        return Run(record, weights, build_model, make_model, train, teacher if method.needs_teacher else None)
+
+    def train() -> Run:
+        content = {
+            "profile": settings.profile, "source": data.source, "standin": data.standin, "start": start.label,
+            "teacher_weights": teacher.record["weights_digest"] if isinstance(teacher, Run) else None,
+        }  # fmt: skip
+        teacher_model = teacher.model() if isinstance(teacher, Run) else teacher
+        # A method's heads are trained too: then the next run needs a network of its own.
+        make_network = _network if type(traced).make_heads is Method.make_heads else _network.__wrapped__
+        network = make_network(
+            build_model, traced, data.num_classes, size, len(data.train), _signal_shapes(teacher_model, traced)
+        )
+        begin = _start_weights(build_model, traced, start, seed, data)
+        bar = ProgressBar(title or f"{build_model.__name__}, {method.name}, seed {seed}", len(data.train))
+        try:
+            measured = train_in_phases(
+                network, begin, data, teacher_model if method.needs_teacher else None, steered=steered, seed=seed,
+                schedule=schedule, rate=rate, view=view, folder=cache / "signals", callbacks=[bar],
+            )  # fmt: skip
+            measured |= measure(network, data, purpose, teacher_model, cache / "signals")
+        except TrainingFailed as failure:
+            results.save_record(runs, config, content | {"status": "failed", "reason": str(failure)})
+            raise
+        save_weights(network.model, weights)
+        digest = results.file_digest(weights)
+        results.save_record(runs, config, content | {"status": "finished", **measured, "weights_digest": digest})
+        return finished(results.load_record(runs, config))
+
+    record = results.load_record(runs, config)
+    usable = record is not None and record["teacher_weights"] == (
+        teacher.record["weights_digest"] if isinstance(teacher, Run) else None
+    )
+    return finished(record) if usable else train()
