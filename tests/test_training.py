@@ -16,7 +16,7 @@ import pytest
 from keras import layers
 from tensorflow.python.framework.func_graph import FuncGraph
 
-from utils import fitting, results, signals, training
+from utils import fitting, results, runs, signals, training
 from utils.data import Dataset, Split
 from utils.data.pipeline import View
 from utils.distiller import Distiller, TrainingFailed

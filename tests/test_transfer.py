@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from utils import models, phases, pretraining, signals, transfer
+from utils import binary, models, phases, pretraining, signals, transfer
 from utils.data import Dataset, Split, pipeline
 from utils.data.views import StainView
 from utils.distiller import Distiller
@@ -81,7 +81,7 @@ def test_a_run_is_recorded_and_found_again(learn, monkeypatch):
     assert record["start"] == "random weights" and record["config"]["learning_rate"] == 1e-3
     assert teacher.record["config"]["learning_rate"] == 1e-4 and run.teacher is teacher
     assert {"auc", "agreement", "kl_to_teacher"} <= set(record["metrics"])
-    scores = phases.positive_scores(signals.predict_logits(run.model(), learn.__closure__[0].cell_contents.test.images))
+    scores = binary.positive_scores(signals.predict_logits(run.model(), learn.__closure__[0].cell_contents.test.images))
     np.testing.assert_allclose(scores, record["scores"]["test"], atol=1e-6)
     monkeypatch.setattr(transfer, "train_in_phases", lambda *a, **k: pytest.fail("trained again"))
     # The patched name is not the code that was recorded: keep the version of the run.

@@ -13,10 +13,10 @@ from functools import partial
 import keras
 import numpy as np
 import tensorflow as tf
-from scipy import special
 from sklearn.metrics import roc_auc_score
 
 from utils import signals
+from utils.binary import positive_scores
 from utils.data import pipeline
 from utils.data.views import CPU, ORDER, seed_of
 from utils.distiller import Distiller
@@ -196,11 +196,6 @@ class AfterEpoch(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.found.append(float(roc_auc_score(self.labels, positive_scores(self.logits()))))
-
-
-def positive_scores(logits: np.ndarray) -> np.ndarray:
-    """P(SSA) [n] of logits [n, 2]."""
-    return special.softmax(np.asarray(logits, np.float64), axis=-1)[:, 1]
 
 
 def _signals(teacher, method, split, *, view, seed, views, folder, classes) -> dict[str, np.ndarray]:

@@ -17,7 +17,6 @@ from utils.phases import (
     SETTLING_IMAGES,
     Network,
     Schedule,
-    positive_scores,
     settle_batch_norm,
     steering,
     train_in_phases,
@@ -59,7 +58,7 @@ def measure(network: Network, data: Dataset, purpose: str, teacher, folder: Path
     logits = {name: network.logits(split.images) for name, split in parts.items()}
     if not all(np.isfinite(values).all() for values in logits.values()):
         raise TrainingFailed("The last step left weights whose answers are not finite. Lower the learning rate.")
-    scores = {name: positive_scores(values) for name, values in logits.items()}
+    scores = {name: binary.positive_scores(values) for name, values in logits.items()}
     threshold = binary.choose_threshold(data.validation.labels, scores["validation"])
     name, split = list(parts.items())[-1]
     measured = binary.binary_summary(split.labels, scores[name], threshold)

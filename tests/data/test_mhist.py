@@ -193,7 +193,7 @@ def test_bombs_and_damaged_archives_are_refused(folder):
 def test_auto_takes_the_folder_where_there_is_one_and_says_so(folder, tmp_path, capsys, monkeypatch):
     assert load_mhist("auto", folder, cache=tmp_path).name == "MHIST"
     assert "DATA: MHIST" in capsys.readouterr().out
-    monkeypatch.setattr(mhist, "load_polyps_standin", lambda: "the stand-in")
+    monkeypatch.setattr(mhist, "load_polyps_standin", lambda **options: "the stand-in")
     assert load_mhist("auto", tmp_path / "nowhere") == "the stand-in"
     assert "NOT MHIST" in capsys.readouterr().out
     (tmp_path / "empty").mkdir()

@@ -51,7 +51,9 @@ class Row:
     partition: str
 
 
-def load_mhist(source: str = "auto", folder: str | os.PathLike | None = None, cache=None) -> Dataset:
+def load_mhist(
+    source: str = "auto", folder: str | os.PathLike | None = None, cache=None, standin: dict | None = None
+) -> Dataset:
     """MHIST as train, validation (15% of train, stratified by votes, fixed seed) and test, uint8 [n, 224, 224, 3].
 
     Labels are 0 for HP and 1 for SSA, the majority of seven pathologists; `subclasses` holds how many of them voted
@@ -64,6 +66,8 @@ def load_mhist(source: str = "auto", folder: str | os.PathLike | None = None, ca
         folder: holds annotations.csv and images.zip or the unzipped images; None means mhist_dataset/ in the data
             folder of the settings.
         cache: where the decoded images are kept; None means the cache of the settings.
+        standin: how many images of how many pixels stand in, {"train": n, "test": n, "size": pixels}; None: as many as
+            MHIST has.
     """
     if source not in SOURCES:
         raise ValueError(f"source is {source!r}; it can be one of {SOURCES}")
@@ -71,7 +75,7 @@ def load_mhist(source: str = "auto", folder: str | os.PathLike | None = None, ca
     if source == "standin" or (source == "auto" and not os.path.lexists(folder)):
         if source == "auto":
             print(f"DATA: NOT MHIST but drawn images; their numbers are not MHIST's. There is no {folder.name}/.")
-        return load_polyps_standin()
+        return load_polyps_standin(**(standin or {}), cache=cache)
     if not folder.is_dir():
         raise FileNotFoundError(
             f"There is no folder {folder}. MHIST is given out at https://bmirds.github.io/MHIST/ (a form): put its "

@@ -123,7 +123,11 @@ def _densities(rng, depth: np.ndarray, hollow: np.ndarray, size: int) -> np.ndar
     crypt, lumen = depth > 0, hollow > 0
     order = {  # of the pixels by purple and by pink
         "lumen": (lumen, -hollow, -hollow),
-        "epithelium": (crypt & ~lumen, (0.4 + ring) * (1 - 0.5 * mucin) * inside, (1 - 0.5 * mucin) * inside + 0.1 * fine),
+        "epithelium": (
+            crypt & ~lumen,
+            (0.4 + ring) * (1 - 0.5 * mucin) * inside,
+            (1 - 0.5 * mucin) * inside + 0.1 * fine,
+        ),
         "stroma": (~crypt, np.clip(fine - rng.uniform(0.8, 1.6), 0, 9) + 0.05 * fibres, fibres + 0.6 * fine),
     }
     stains = np.empty((2, size, size), np.float32)
@@ -131,7 +135,15 @@ def _densities(rng, depth: np.ndarray, hollow: np.ndarray, size: int) -> np.ndar
         for stain, field, (shares, values) in zip(stains, fields, DENSITIES[tissue], strict=True):
             shares = np.add(shares, rng.uniform(-0.06, 0.06) * np.sign(np.multiply(shares, np.subtract(1, shares))))
             stain[region] = _redistributed(field[region], shares, rng.uniform(0.75, 1.25) * np.array(values))
-    return stains
+    return _blurred(stains, size * rng.uniform(0.004, 0.011))
+
+
+def _blurred(stains: np.ndarray, pixels: float) -> np.ndarray:
+    """The stains blurred over space but not over values: mixed tones along borders would tell how long those are."""
+    blurred = gaussian_filter(stains, (0, pixels, pixels), truncate=3)
+    for soft, sharp in zip(blurred, stains, strict=True):
+        soft.flat[np.argsort(soft, axis=None)] = np.sort(sharp, axis=None)
+    return blurred
 
 
 def _redistributed(values: np.ndarray, shares, limits) -> np.ndarray:
@@ -144,8 +156,6 @@ def _redistributed(values: np.ndarray, shares, limits) -> np.ndarray:
 def _stained(rng, stains: np.ndarray, size: int) -> np.ndarray:
     """Light through the stained section, seen through a microscope: uint8 [size, size, 3]."""
     absorbed = np.stack([HEMATOXYLIN, EOSIN]) * rng.uniform(0.85, 1.15, (2, 3)) * rng.uniform(0.7, 1.3, (2, 1))
-    blur = size * rng.uniform(0.003, 0.010)
-    stains = gaussian_filter(stains, (0, blur, blur), truncate=3)
     image = np.exp(-np.moveaxis(stains, 0, -1) @ absorbed.astype(np.float32))
     ticks = np.linspace(-1, 1, size, dtype=np.float32)
     slope = rng.uniform(-0.05, 0.05, 2).astype(np.float32)

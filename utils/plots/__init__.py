@@ -1,7 +1,9 @@
 """Every figure, drawn from numbers that lie as JSON beside it: what all share (base), and the figures by subject."""
 
 from utils.plots.base import BLUE, GREEN, ORANGE, PURPLE, SKY, STYLE, YELLOW, caption, publish
+from utils.plots.explain import explanation_scores, explanations
 from utils.plots.methods import features, gain_against_cost, learning_curves_of_methods, method_comparison
+from utils.plots.ship import corruption_curves, cost_frontier, reliability_diagram
 from utils.plots.task1 import (
     cost_by_layer,
     diagrams,
@@ -15,6 +17,16 @@ from utils.plots.task1 import (
     target_entropy,
     temperature_curve,
 )
+from utils.plots.task2 import (
+    agreement_effect,
+    confident_mistakes,
+    polyp_sheet,
+    polyp_views,
+    roc_curves,
+    temperature_panels,
+    training_phases,
+    transfer_grid,
+)
 
 __all__ = [
     "BLUE",
@@ -24,10 +36,16 @@ __all__ = [
     "SKY",
     "STYLE",
     "YELLOW",
+    "agreement_effect",
     "caption",
+    "confident_mistakes",
+    "corruption_curves",
     "cost_by_layer",
+    "cost_frontier",
     "diagrams",
     "digits",
+    "explanation_scores",
+    "explanations",
     "features",
     "gain_against_cost",
     "gradient_norms",
@@ -35,10 +53,17 @@ __all__ = [
     "learning_curves_of_methods",
     "method_comparison",
     "paired_runs",
+    "polyp_sheet",
+    "polyp_views",
     "publish",
     "recall_gain",
+    "reliability_diagram",
+    "roc_curves",
     "search_heatmap",
     "soft_targets",
     "target_entropy",
     "temperature_curve",
+    "temperature_panels",
+    "training_phases",
+    "transfer_grid",
 ]
