@@ -1,0 +1,152 @@
+"""An exported student is the student: tested file by file, described by its card, whole or not there."""
+
+import hashlib
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from utils import export, results
+from utils.data import Dataset, Split
+from utils.predict import Refused, Student
+
+
+def stripes(n, seed, classes):
+    """Noise with one bright stripe of rows for each class; [n, 9, 8, 1]."""
+    rng = np.random.default_rng(seed)
+    labels = (np.arange(n) % classes).astype(np.int32)
+    images = rng.integers(0, 120, (n, 9, 8, 1))
+    for image, label in zip(images, labels, strict=True):
+        image[3 * label : 3 * label + 3] += 60
+    return Split(images.astype(np.uint8), labels)
+
+
+def stripes_data(classes=3):
+    parts = [stripes(n, seed, classes) for seed, n in enumerate((60, 30, 200))]
+    return Dataset("stripes", "made for tests", tuple("abc"[:classes]), *parts)
+
+
+def student(classes=3, seed=0):
+    """Sums each stripe, behind a convolution with dropout and batch normalisation, as real students have them."""
+    keras.utils.set_random_seed(seed)
+    image = keras.Input((9, 8, 1))
+    x = keras.layers.DepthwiseConv2D(3, padding="same", use_bias=False)(image)
+    x = keras.layers.BatchNormalization()(x)
+    x = keras.layers.Dropout(0.5)(keras.layers.Flatten()(keras.layers.ReLU()(x)))
+    x = keras.layers.Dense(classes)(x)
+    model = keras.Model(image, x, name="striped")
+    model.layers[1].set_weights([np.full((3, 3, 1, 1), 1 / 9)])
+    kernel = np.zeros((9, 8, classes), np.float32)
+    for label in range(classes):
+        kernel[3 * label : 3 * label + 3, :, label] = 1
+    model.layers[-1].set_weights([kernel.reshape(72, classes), np.zeros(classes)])
+    return model
+
+
+@pytest.fixture(scope="module")
+def data():
+    return stripes_data()
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("shipped")
+    origin = {"method": "kd"}
+    return folder, export.export_student(student(), folder, data, preparation="exact", rounds=3, origin=origin)
+
+
+def test_three_files_and_a_card_with_their_digests(shipped, data):
+    folder, card = shipped
+    names = [f"striped-{name}.tflite" for name in export.FORMATS]
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*names, "card.json"])
+    assert json.loads((folder / "card.json").read_text()) == card
+    for name, file in zip(export.FORMATS, names, strict=True):
+        content, entry = (folder / file).read_bytes(), card["files"][name]
+        assert (entry["file"], entry["bytes"]) == (file, len(content))
+        assert entry["sha256"] == hashlib.sha256(content).hexdigest()
+        assert 0 < entry["latency_ms"]["low"] <= entry["latency_ms"]["median"] <= entry["latency_ms"]["high"]
+    assert card["input"]["shape"] == [9, 8, 1] and card["classes"] == ["a", "b", "c"]
+    assert card["data"]["source"] == "made for tests" and card["origin"] == {"method": "kd"}
+    assert card["cost"]["parameters"] == student().count_params() and card["calibrated_on"] == 60
+
+
+def test_the_card_tells_what_each_file_really_scores(shipped, data):
+    folder, card = shipped
+    logits = student()(data.test.images.astype(np.float32) / 255, training=False).numpy()
+    assert card["keras"]["accuracy"] == np.mean(logits.argmax(-1) == data.test.labels) > 0.9
+    for name, entry in card["files"].items():
+        found = Student(folder / entry["file"]).logits(data.test.images)
+        assert entry["metrics"]["accuracy"] == np.mean(found.argmax(-1) == data.test.labels)
+        assert entry["largest_difference"] == pytest.approx(np.abs(found - logits).max(), abs=1e-5)
+        assert entry["largest_difference"] < {"float32": 1e-4, "dynamic": 0.5, "int8": 0.5}[name]
+    assert card["files"]["int8"]["input"]["dtype"] == "int8" and card["files"]["int8"]["input"]["scale"] > 0
+    assert card["files"]["int8"]["largest_difference"] > 1e-4  # or the weights were never rounded
+    assert list(export.table(card).index) == ["Keras", *export.FORMATS]
+
+
+def test_two_classes_are_scored_by_auc_too(tmp_path):
+    card = export.export_student(
+        student(2), tmp_path, stripes_data(2), preparation="exact", formats=("float32",), rounds=3
+    )
+    assert 0.9 < card["keras"]["auc"] == card["files"]["float32"]["metrics"]["auc"]
+    assert "test auc" in export.table(card) and card["calibrated_on"] == 0
+
+
+def test_a_file_that_computes_something_else_is_not_written(tmp_path, data, monkeypatch):
+    real = export.predict_logits
+    monkeypatch.setattr(export, "predict_logits", lambda *given: real(*given) + np.float32(0.01))
+    with pytest.raises(ValueError, match="not the model"):
+        export.export_student(student(), tmp_path / "new", data, preparation="exact", formats=("float32",), rounds=3)
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_export_cut_short_leaves_nothing_that_could_be_believed(tmp_path, data, monkeypatch):
+    options = {"preparation": "exact", "formats": ("float32",), "rounds": 3}
+    export.export_student(student(), tmp_path, data, **options)
+    other = student()
+    other.layers[-1].bias.assign([1.0, 0.0, 0.0])
+
+    def cut(path, card):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(results, "write_json", cut)
+    with pytest.raises(KeyboardInterrupt):
+        export.export_student(other, tmp_path, data, **options)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["card.json", "striped-float32.tflite"]
+    with pytest.raises(Refused, match="sha256"):
+        Student(tmp_path / "striped-float32.tflite")
+
+
+def test_a_disk_that_fails_leaves_no_part_of_a_file(tmp_path, monkeypatch):
+    def full(*names):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(export.os, "replace", full)
+    with pytest.raises(OSError, match="no space"):
+        export._write(tmp_path / "student.tflite", b"weights")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"formats": ("float16",)}, "float16"),
+        ({"formats": ()}, "formats"),
+        ({"calibrate_on": 0}, "at least 1"),
+        ({"preparation": "guess"}, "preparation"),
+        ({"data": stripes_data(2)}, "2 classes"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused_before_anything_is_written(tmp_path, data, changed, message):
+    options = {"data": data, "preparation": "exact", "folder": tmp_path / "new"} | changed
+    with pytest.raises(ValueError, match=message):
+        export.export_student(student(), **options)
+    assert not (tmp_path / "new").exists()
+
+
+def test_int8_needs_images_and_conversion_is_silent(capfd):
+    with pytest.raises(ValueError, match="calibrate on"):
+        export.to_litert(student(), ("int8",))
+    export.to_litert(student(), ("float32",))
+    assert capfd.readouterr() == ("", "")

@@ -1,0 +1,213 @@
+"""Ships a student: LiteRT (TFLite) files in three precisions, each tested as it is, and a card that describes them.
+
+    float32    the model's own numbers; must give its logits to 1e-4
+    dynamic    weights in 8 bits, activations in float
+    int8       weights and activations in 8 bits, ranges measured on training images; input and output are int8 too
+
+`utils.predict` runs the files and needs nothing of this module.
+"""
+
+import hashlib
+import os
+import tempfile
+import warnings
+from datetime import UTC, datetime
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+from sklearn.metrics import roc_auc_score
+
+from utils import cost, latency, results
+from utils.data import Dataset
+from utils.metrics import calibration_error
+from utils.predict import CARD, PREPARATIONS, LiteRT, native_messages_kept_back
+from utils.signals import predict_logits
+
+FORMATS = ("float32", "dynamic", "int8")
+CALIBRATION_IMAGES = 500
+TOLERANCE = 1e-4  # of float32 logits, absolute up to a logit of 10, then relative to a tenth of the largest
+
+
+def to_litert(model: keras.Model, formats=FORMATS, calibration: np.ndarray | None = None) -> dict[str, bytes]:
+    """{format: content of a .tflite file}. The batch size stays open.
+
+    Args:
+        model: takes float32 images [b, H, W, C] in [0, 1], gives logits [b, C].
+        formats: some of FORMATS.
+        calibration: uint8 images [n, H, W, C] that show int8 the range of every activation; from the training split.
+    """
+    unknown = set(formats) - set(FORMATS)
+    if unknown or not formats:
+        raise ValueError(f"formats is {formats!r}; it can hold some of {FORMATS}.")
+    if "int8" in formats and (calibration is None or not len(calibration)):
+        raise ValueError("int8 needs images to calibrate on: pass uint8 training images [n, H, W, C] as `calibration`.")
+    with tempfile.TemporaryDirectory() as folder, native_messages_kept_back():
+        model.export(folder, verbose=False)
+        return {name: _convert(folder, name, calibration) for name in formats}
+
+
+def _convert(folder: str, name: str, calibration: np.ndarray | None) -> bytes:
+    converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+    if name != "float32":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if name == "int8":
+        converter.representative_dataset = lambda: ([image[None].astype(np.float32) / 255] for image in calibration)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]  # nothing is left in float
+        converter.inference_input_type = converter.inference_output_type = tf.int8
+    with warnings.catch_warnings():
+        # The converter asks for the statistics of quantisation-aware training, which there was none of.
+        warnings.filterwarnings("ignore", "Statistics for quantized inputs were expected", UserWarning)
+        return converter.convert()
+
+
+def export_student(
+    model: keras.Model,
+    folder: str | os.PathLike,
+    data: Dataset,
+    *,
+    preparation: str = "digit",
+    resize: bool = False,
+    formats=FORMATS,
+    calibrate_on: int = CALIBRATION_IMAGES,
+    rounds: int = 15,
+    origin: dict | None = None,
+) -> dict:
+    """Write MODEL-FORMAT.tflite for each format, and their card, into a folder; return the card.
+
+    Each file runs over the whole test split before anything is written. A float32 file whose logits are not the
+    model's is an error.
+
+    Args:
+        model: trained; takes float32 images [b, H, W, C] in [0, 1], gives a logit for each class of the data.
+        folder: made if need be; files of an earlier export are replaced.
+        data: calibrates int8 (train) and says what the files are worth (test).
+        preparation: how `utils.predict` makes a picture fit: "digit" (cut out, inverted, centred as MNIST's) or
+            "exact" (it must fit already).
+        resize: with "exact", whether a picture of the right proportions may be scaled.
+        calibrate_on: how many training images; at least 1.
+        rounds: of the measurement of latency.
+        origin: what else the card should say of the model: its method, teacher, seed.
+    """
+    shape = tuple(model.input_shape[1:])
+    if shape != data.test.images.shape[1:] or model.output_shape != (None, data.num_classes):
+        raise ValueError(
+            f"The model {model.name!r} makes {model.output_shape} of {model.input_shape}, but {data.name} has images "
+            f"{data.test.images.shape[1:]} of {data.num_classes} classes."
+        )
+    if preparation not in PREPARATIONS:
+        raise ValueError(f"preparation is {preparation!r}; it can be one of {tuple(PREPARATIONS)}.")
+    contents = to_litert(model, formats, _spread(data.train.images, calibrate_on))
+    reference = predict_logits(model, data.test.images)
+    entries = {}
+    for name, content in contents.items():
+        entries[name] = _describe(content, data.test, reference) | {"file": f"{model.name}-{name}.tflite"}
+    _check_float32(entries.get("float32"), reference)
+    for row in latency.measure(contents, batch_sizes=(1,), threads=(1,), rounds=rounds):
+        entries[row["model"]]["latency_ms"] = {name: row[name] for name in ("median", "low", "high")}
+    card = {
+        "model": model.name,
+        "origin": origin or {},
+        "input": {
+            "shape": shape,
+            "range": [0, 1],
+            "layout": "batch, height, width, channel; int8 files take round(x / scale) + zero point",
+            "preparation": preparation,
+            "resize": resize,
+        },
+        "output": "logits, one for each class; a softmax gives probabilities",
+        "classes": data.class_names,
+        "data": {"name": data.name, "source": data.source, "standin": data.standin, "digest": data.digest},
+        "calibrated_on": min(calibrate_on, len(data.train)) if "int8" in formats else 0,
+        "cost": _cost(model),
+        "keras": _quality(data.test.labels, reference),
+        "latency_conditions": "LiteRT, batch 1, one thread, median and quartiles over interleaved rounds",
+        "files": entries,
+        "versions": results.versions(),
+        "exported_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        _write(folder / entries[name]["file"], content)
+    results.write_json(folder / CARD, card)  # last: a file whose card is another's is refused
+    return results.read_json(folder / CARD)
+
+
+def table(card: dict) -> pd.DataFrame:
+    """A row for Keras and for each file: what it scores on the test split, its size, its latency, how far it is off."""
+    score = "auc" if "auc" in card["keras"] else "accuracy"
+    rows = {"Keras": {f"test {score}": card["keras"][score]}}
+    for name, entry in card["files"].items():
+        rows[name] = {
+            f"test {score}": entry["metrics"][score],
+            "size, MB": entry["bytes"] / 1e6,
+            "latency, ms": entry["latency_ms"]["median"],
+            "largest difference of a logit": entry["largest_difference"],
+        }
+    return pd.DataFrame(rows).T
+
+
+def _describe(content: bytes, split, reference: np.ndarray) -> dict:
+    network = LiteRT(content)
+    logits = network.logits(split.images)
+    scale, zero = network.input["quantization"]
+    return {
+        "bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "input": {"dtype": np.dtype(network.input["dtype"]).name, "scale": scale, "zero_point": zero},
+        "metrics": _quality(split.labels, logits),
+        "largest_difference": np.abs(logits - reference).max(),
+    }
+
+
+def _quality(labels: np.ndarray, logits: np.ndarray) -> dict:
+    found = {
+        "images": len(labels),
+        "accuracy": np.mean(logits.argmax(axis=-1) == labels),
+        "calibration_error": calibration_error(labels, logits),
+    }
+    if logits.shape[-1] == 2:
+        found["auc"] = roc_auc_score(labels, logits[:, 1] - logits[:, 0])
+    return found
+
+
+def _cost(model: keras.Model) -> dict:
+    found = {
+        "parameters": cost.count_parameters(model),
+        "multiply_adds": cost.count_multiply_adds(model),
+        "flops": cost.count_flops(model),
+    }
+    try:
+        found["activation_bytes"] = 4 * sum(row["activations"] for row in cost.cost_by_layer(model))
+    except ValueError:  # a layer that cost_by_layer has no formula for
+        found["activation_bytes"] = None
+    return found
+
+
+def _check_float32(entry: dict | None, reference: np.ndarray) -> None:
+    allowed = TOLERANCE * max(1, np.abs(reference).max() / 10)
+    if entry and not entry["largest_difference"] <= allowed:
+        raise ValueError(
+            f"The float32 file is not the model: a logit differs by {entry['largest_difference']:.2g}, and "
+            f"{allowed:.2g} is allowed. Nothing was written. Does the model do something else in inference mode?"
+        )
+
+
+def _spread(images: np.ndarray, number: int) -> np.ndarray:
+    """So many images, evenly over the split."""
+    if number < 1:
+        raise ValueError(f"calibrate_on is {number}; int8 needs at least 1 training image.")
+    return images[np.linspace(0, len(images) - 1, min(number, len(images))).astype(int)]
+
+
+def _write(path: Path, content: bytes) -> None:
+    """The whole new file or the old one, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

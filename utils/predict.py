@@ -1,0 +1,322 @@
+"""Classifies PNG or JPEG files with an exported student: `python -m utils.predict STUDENT.tflite IMAGE...`
+
+It needs NumPy, Pillow and a LiteRT interpreter (the package ai-edge-litert; without it, TensorFlow's own), and nothing
+of the code that trains; only `--explain` needs all of the project. What the student takes and gives stands on the card
+beside its files, which `utils.export.export_student` writes.
+"""
+
+import argparse
+import hashlib
+import json
+import math
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+CARD = "card.json"
+VALUES_AT_ONCE = 1_000_000  # in a batch: 1,275 of MNIST's images, 6 of 224x224x3
+FIELD, BOX = 28, 20  # MNIST: a digit fills a box of 20x20 pixels, placed in a field of 28x28
+DARK = 0.1  # a border darker than this is MNIST's own black one
+LEAST_CONTRAST = 0.1  # between ink and paper, of the whole range
+LEAST_INK = 0.25  # of the darkest ink; what is paler is paper
+
+
+class Refused(ValueError):
+    """A model or picture that cannot be used; the message says why and what to do."""
+
+
+class LiteRT:
+    """A .tflite file in LiteRT's interpreter.
+
+    Args:
+        content: the bytes of the file.
+        threads: at least 1.
+    """
+
+    def __init__(self, content: bytes, threads: int = 1):
+        with native_messages_kept_back():
+            self.interpreter = _interpreter_class()(model_content=content, num_threads=threads)
+        (self.input,) = self.interpreter.get_input_details()
+        (self.output,) = self.interpreter.get_output_details()
+        self.shape = tuple(int(side) for side in self.input["shape_signature"][1:])
+        self.batch = None
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """Logits [n, C] of images [n, H, W, C]: uint8, or float in [0, 1]."""
+        images = np.asanyarray(images)
+        if images.shape[1:] != self.shape or not len(images):
+            raise ValueError(f"Images of shape {images.shape} were given; the file takes [n, *{list(self.shape)}].")
+        batch = max(1, VALUES_AT_ONCE // math.prod(self.shape))
+        return np.concatenate([self.run(self.encode(images[i : i + batch])) for i in range(0, len(images), batch)])
+
+    def encode(self, images: np.ndarray) -> np.ndarray:
+        """Images as the file takes them: float, or integers by the file's scale and zero point."""
+        images = np.asarray(images, np.float32) / (255 if images.dtype == np.uint8 else 1)
+        dtype, (scale, zero) = self.input["dtype"], self.input["quantization"]
+        if dtype == np.float32:
+            return images.astype(np.float32)
+        limits = np.iinfo(dtype)
+        return np.clip(np.round(images / scale) + zero, limits.min, limits.max).astype(dtype)
+
+    def run(self, encoded: np.ndarray) -> np.ndarray:
+        """Logits float32 [b, C] of one batch from `encode`."""
+        if len(encoded) != self.batch:
+            with native_messages_kept_back():
+                self.interpreter.resize_tensor_input(self.input["index"], encoded.shape)
+                self.interpreter.allocate_tensors()
+            self.batch = len(encoded)
+        self.interpreter.set_tensor(self.input["index"], encoded)
+        self.interpreter.invoke()
+        found = self.interpreter.get_tensor(self.output["index"])
+        scale, zero = self.output["quantization"]
+        return found if found.dtype == np.float32 else (found.astype(np.float32) - zero) * np.float32(scale)
+
+
+class Student:
+    """An exported student with its card. The file must be the very one that the card describes.
+
+    Args:
+        path: a .tflite file; its card lies beside it.
+    """
+
+    def __init__(self, path: str | os.PathLike, threads: int = 1):
+        path = Path(path)
+        if path.is_dir():
+            found = ", ".join(sorted(file.name for file in path.glob("*.tflite"))) or "none"
+            raise Refused(f"{path} is a folder: name one of its .tflite files (there: {found}).")
+        if not path.is_file():
+            raise Refused(f"There is no model {path}. utils.export.export_student writes one.")
+        self.card = _read_card(path.parent / CARD)
+        known = {entry["file"]: entry for entry in self.card["files"].values()}
+        if path.name not in known:
+            raise Refused(f"The card beside {path.name} does not describe it, but {', '.join(known)}. Export it again.")
+        content = path.read_bytes()
+        digest = hashlib.sha256(content).hexdigest()
+        if digest != known[path.name]["sha256"]:
+            raise Refused(
+                f"{path.name} is not the file that its card describes: its sha256 is {digest[:12]}…, the card says "
+                f"{known[path.name]['sha256'][:12]}…. One of them was changed or replaced; export both again."
+            )
+        self.classes = tuple(self.card["classes"])
+        self.network = LiteRT(content, threads)
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """Logits [n, C] of images [n, H, W, C]: uint8, or float in [0, 1]."""
+        return self.network.logits(images)
+
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """Probabilities [n, C] of images [n, H, W, C]: uint8, or float in [0, 1]."""
+        logits = self.logits(images).astype(np.float64)
+        odds = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        return odds / odds.sum(axis=-1, keepdims=True)
+
+    def read(self, path: str | os.PathLike) -> np.ndarray:
+        """A picture on disk as the image [H, W, C], float32 in [0, 1], that the student takes."""
+        wanted = self.card["input"]
+        return PREPARATIONS[wanted["preparation"]](_open_picture(Path(path)), wanted)
+
+    def classify(self, path: str | os.PathLike) -> dict:
+        """Of one picture: "file", "class", "probability" and all "probabilities"; or "file" and "error"."""
+        try:
+            image = self.read(path)
+        except (Refused, OSError) as fault:
+            return {"file": str(path), "error": str(fault)}
+        (probabilities,) = self.probabilities(image[None])
+        best = int(probabilities.argmax())
+        return {
+            "file": str(path),
+            "class": self.classes[best],
+            "probability": float(probabilities[best]),
+            "probabilities": dict(zip(self.classes, probabilities.tolist(), strict=True)),
+        }
+
+
+def prepare_digit(picture: Image.Image, wanted: dict | None = None) -> np.ndarray:
+    """A picture of one digit as MNIST has them: [28, 28, 1], light on black, its centre of mass in the middle.
+
+    LeCun et al., Gradient-Based Learning Applied to Document Recognition, 1998: the digit is scaled into a box of 20x20
+    with its proportions kept. A picture that is so already, 28x28 with a black border, stays as it is.
+    """
+    grey = _greyscale(picture)
+    edges = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
+    paper = np.median(edges)
+    # The ink lies on the side of the paper's brightness where the picture reaches further.
+    ink = paper - grey if paper - grey.min() > grey.max() - paper else grey - paper
+    contrast = ink.max()
+    if contrast < LEAST_CONTRAST:
+        raise Refused(f"nothing stands out from the paper (contrast {contrast:.0%}); a digit in clear ink is needed")
+    if grey.shape == (FIELD, FIELD) and edges.mean() < DARK:
+        return grey[..., None]
+    ink = np.clip(ink / contrast, 0, 1)
+    ink[ink < LEAST_INK] = 0
+    rows, columns = (np.flatnonzero(ink.any(axis=axis)) for axis in (1, 0))
+    ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    height, width = (max(1, round(side * BOX / max(ink.shape))) for side in ink.shape)
+    ink = np.asarray(Image.fromarray(ink).resize((width, height), Image.Resampling.BILINEAR))
+    weights = ink / ink.sum()
+    centre = [(weights.sum(axis=1 - axis) * np.arange(ink.shape[axis])).sum() for axis in (0, 1)]
+    # To the middle of the field, but never over its edge.
+    top, left = (int(np.clip(round(FIELD / 2 - c), 0, FIELD - side)) for c, side in zip(centre, ink.shape, strict=True))
+    field = np.zeros((FIELD, FIELD, 1), np.float32)
+    field[top : top + height, left : left + width, 0] = np.clip(ink / ink.max(), 0, 1)
+    return field
+
+
+def prepare_exact(picture: Image.Image, wanted: dict) -> np.ndarray:
+    """A picture that already is as the card says, [H, W, C]; resized only if the card allows it, and only to scale."""
+    height, width, channels = wanted["shape"]
+    mode = {1: "L", 3: "RGB"}[channels]
+    if picture.mode != mode:
+        raise Refused(f"the picture's colours are {picture.mode}, but {mode} is needed: save it so")
+    if picture.size != (width, height):
+        same_form = picture.width * height == picture.height * width
+        if not (wanted["resize"] and same_form):
+            how = f"or of that form in another size; crop it to {width}:{height}" if wanted["resize"] else "crop it"
+            raise Refused(f"the picture is {picture.width}x{picture.height}; {width}x{height} is needed, {how}")
+        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(picture, np.float32).reshape(height, width, channels) / 255
+
+
+PREPARATIONS = {"digit": prepare_digit, "exact": prepare_exact}
+
+
+@contextmanager
+def native_messages_kept_back() -> Iterator[None]:
+    """Keeps back what compiled code writes to stderr, which no Python setting reaches; shows it if the work fails."""
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as kept:
+        stderr = os.dup(2)
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            kept.seek(0)
+            os.write(stderr, kept.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+
+
+def explain(student: Student, path: str | os.PathLike, drawn: Path) -> None:
+    """LIME's map of one picture, for the class that the student sees in it, drawn into a PNG."""
+    import matplotlib.pyplot as plt
+    import tensorflow as tf
+
+    from utils import explain as lime
+    from utils.plots.ship import explanation
+
+    def network(images, training=False):  # as utils.explain calls models: within a graph
+        return tf.numpy_function(student.logits, [images], tf.float32, stateful=False)
+
+    image = student.read(path)
+    label = int(student.logits(image[None]).argmax())
+    digit = student.card["input"]["preparation"] == "digit"
+    segmentation = lime.digit_segments if digit else lime.tissue_segments
+    background = 0.0 if digit else image.mean(axis=(0, 1))
+    found = lime.explain_image({"student": network}, image, [label], segmentation=segmentation, background=background)
+    answer = {"class": student.classes[label], "probability": float(found.probabilities["student"][label])}
+    figure = explanation({"image": image, "map": found.map("student", label), **answer}, Path(path).name)
+    temporary = drawn.with_name(f".{os.getpid()}.{drawn.name}")
+    try:
+        figure.savefig(temporary, format="png", dpi=150)
+        os.replace(temporary, drawn)
+    finally:
+        plt.close(figure)
+        temporary.unlink(missing_ok=True)
+
+
+def _interpreter_class():
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError:
+        import tensorflow as tf
+
+        def Interpreter(**options):
+            with warnings.catch_warnings():  # it says that ai-edge-litert is to be preferred, which is done above
+                warnings.filterwarnings("ignore", r"\s*Warning: tf\.lite\.Interpreter is deprecated", UserWarning)
+                return tf.lite.Interpreter(**options)
+
+    return Interpreter
+
+
+def _read_card(path: Path) -> dict:
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise Refused(f"There is no {path}: the card must lie beside the model. Export the model again.") from None
+    except ValueError as fault:
+        raise Refused(f"{path} is no card: {fault}. Export the model again.") from None
+    missing = [name for name in ("input", "classes", "files") if name not in card]
+    if missing or card["input"].get("preparation") not in PREPARATIONS:
+        raise Refused(f"{path} is no card that this version can read (missing: {missing}). Export the model again.")
+    return card
+
+
+def _open_picture(path: Path) -> Image.Image:
+    try:
+        with Image.open(path, formats=("PNG", "JPEG")) as picture:
+            return ImageOps.exif_transpose(picture)  # it loads the pixels; a camera held upright turns them
+    except FileNotFoundError:
+        raise Refused("there is no such file") from None
+    except IsADirectoryError:
+        raise Refused("it is a folder, not a picture") from None
+    except UnidentifiedImageError:
+        raise Refused("it is no PNG or JPEG") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as fault:  # Pillow's many kinds of broken
+        raise Refused(f"the picture is broken or too large ({fault})") from None
+
+
+def _greyscale(picture: Image.Image) -> np.ndarray:
+    """Brightness float32 [h, w] in [0, 1]; what is transparent shows white paper."""
+    if picture.mode.startswith("I"):  # 16 bits, which Pillow's own conversion would cut off
+        return np.asarray(picture, np.float32) / 65535
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return np.asarray(picture.convert("L"), np.float32) / 255
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0 if all pictures were answered, 1 if some were not, 2 if there is no model to answer with."""
+    parser = argparse.ArgumentParser(prog="python -m utils.predict", description=__doc__.partition("\n")[0])
+    parser.add_argument("model", metavar="MODEL", help="a .tflite file, its card beside it")
+    parser.add_argument("images", metavar="IMAGE", nargs="+", help="PNG or JPEG files")
+    parser.add_argument("--json", action="store_true", help="answer in JSON, with all probabilities")
+    parser.add_argument("--explain", metavar="PNG", type=Path, help="draw what speaks for the class (one IMAGE; LIME)")
+    options = parser.parse_args(arguments)
+    if options.explain and len(options.images) != 1:
+        parser.error(f"--explain goes with one IMAGE; {len(options.images)} were given")
+    if options.explain and not options.explain.absolute().parent.is_dir():
+        parser.error(f"--explain: there is no folder {options.explain.absolute().parent} to write into")
+    try:
+        student = Student(options.model)
+    except (Refused, OSError) as fault:
+        print(json.dumps({"error": str(fault)}) if options.json else fault, file=None if options.json else sys.stderr)
+        return 2
+    answers = [student.classify(path) for path in options.images]
+    if options.explain and "error" not in answers[0]:
+        try:
+            explain(student, options.images[0], options.explain)
+        except (ImportError, ValueError, OSError) as fault:
+            answers[0]["error"] = f"it could not be explained: {fault}"
+    if options.json:
+        print(json.dumps({"model": options.model, "answers": answers}, indent=1))
+        return int(any("error" in answer for answer in answers))
+    for answer in answers:
+        if "class" in answer:
+            print(f"{answer['file']}: {answer['class']}  {answer['probability']:.1%}")
+        if "error" in answer:
+            print(f"{answer['file']}: {answer['error']}", file=sys.stderr)
+    return int(any("error" in answer for answer in answers))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
