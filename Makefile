@@ -25,13 +25,14 @@ full: environment ## the same in the full profile (1 h 40 min); KEEP=1 also repl
 	@KD_PROFILE=full $(VENV_PYTHON) -m utils.notebooks run $(if $(KEEP),--keep)
 
 # The notebooks are tested on runs of their own: an earlier run's records would hide a training that is broken.
-# As in utils/notebooks.py, a progress bar and what C++ code writes are no output of a cell.
+# As in utils/notebooks.py, a progress bar and what C++ code writes are no output of a cell. Two workers, since most of
+# the time goes into tracing networks, which keeps one core busy: files, and notebooks, stay whole.
 test: environment ## unit tests, then every cell of both notebooks in the quick profile
-	$(VENV_PYTHON) -m pytest
+	$(VENV_PYTHON) -m pytest -n 2 --dist loadfile
 	@rm -rf build/test && mkdir -p build/test/ipython/profile_default
 	@echo 'c.IPKernelApp.capture_fd_output = False' > build/test/ipython/profile_default/ipython_kernel_config.py
 	KD_PROFILE=quick KD_OUTPUT=build/test KD_PROGRESS=/dev/null IPYTHONDIR=build/test/ipython \
-	  $(VENV_PYTHON) -m pytest -v --durations=5 --nbval --nbval-current-env --nbval-cell-timeout=1200 $(NOTEBOOKS)
+	  $(VENV_PYTHON) -m pytest -n 2 --dist loadfile -v --durations=5 --nbval --nbval-current-env --nbval-cell-timeout=1200 $(NOTEBOOKS)
 
 bench: environment ## training speed against Keras's Distiller and the template's loop (about 10 minutes)
 	@KD_PROFILE=full $(VENV_PYTHON) -m benchmarks.speed
