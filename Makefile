@@ -21,7 +21,7 @@ help: ## this list
 run: environment ## execute both notebooks in the quick profile (minutes); results in build/
 	@KD_PROFILE=quick $(VENV_PYTHON) -m utils.notebooks run
 
-full: environment ## the same in the full profile (1 h 40 min); KEEP=1 also replaces the notebooks by the executed ones
+full: environment ## the same in the full profile (hours, but for what is recorded); KEEP=1 also replaces the notebooks by the executed ones
 	@KD_PROFILE=full $(VENV_PYTHON) -m utils.notebooks run $(if $(KEEP),--keep)
 
 # The notebooks are tested on runs of their own: an earlier run's records would hide a training that is broken.

@@ -223,7 +223,7 @@ def test_bad_arguments_speak(learn):
 def test_a_base_without_pretraining_gets_statistics_that_keep_its_signal(data):
     keras.utils.set_random_seed(0)
     model = mhist_student()
-    phases.settle_batch_norm(model, data.train.images)
+    pretraining.settle_batch_norm(model, data.train.images)
     norm = model.get_layer("norm")
     before = keras.Model(model.inputs[0], norm.input)(pipeline.to_float(data.train.images))
     np.testing.assert_allclose(norm.moving_mean, tf.reduce_mean(before, (0, 1, 2)), rtol=1e-4, atol=1e-5)

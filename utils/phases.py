@@ -24,7 +24,6 @@ from utils.fitting import Adam
 from utils.methods import KD, Method, Scratch, Sizes
 
 FINE_TUNING = 0.1  # of the rate: the assignment's first hint
-SETTLING_IMAGES = 128  # that batch normalisation over a random base gets its statistics from
 
 
 @dataclass(frozen=True)
@@ -90,21 +89,6 @@ def _copy_weights(source: keras.Model, target: keras.Model, head: keras.Model) -
 def base_of(model: keras.Model) -> keras.Model:
     """What comes before: images -> pooled features [B, F]."""
     return keras.Model(model.inputs[0], model.get_layer("pool").output, name=f"{model.name}_base")
-
-
-def settle_batch_norm(model: keras.Model, images: np.ndarray) -> None:
-    """Gives batch normalisation the statistics of some images uint8 [n, H, W, 3], layer after layer in one pass.
-
-    A base without pretraining has none, and without them its signal dies on the way: frozen statistics would then not
-    be one policy for all networks but a handicap for some.
-    """
-    normalisations = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
-    before = [layer.momentum for layer in normalisations]
-    for layer in normalisations:
-        layer.trainable, layer.momentum = True, 0.0
-    model(pipeline.to_float(images), training=True)
-    for layer, momentum in zip(normalisations, before, strict=True):
-        layer.trainable, layer.momentum = False, momentum
 
 
 class Network:

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from utils import results
 from utils.data.dataset import Split
-from utils.data.pipeline import batches, steps
+from utils.data.pipeline import batches, steps, to_float
 from utils.data.polyps import draw_polyps
 from utils.fitting import Adam
 from utils.progress import ProgressBar
@@ -25,6 +25,22 @@ PRETEXT_BATCH, PRETEXT_RATE = 32, 1e-3
 GRID = 4  # the layout is told as the share of crypt in each of 4 x 4 fields
 # Statistics over the last few dozen batches: MobileNetV2's own 0.999 would still remember the random start.
 PRETEXT_MOMENTUM = 0.9
+SETTLING_IMAGES = 128  # that batch normalisation gets its final statistics from
+
+
+def settle_batch_norm(model: keras.Model, images: np.ndarray) -> None:
+    """Gives batch normalisation the statistics of some images uint8 [n, H, W, 3], layer after layer in one pass.
+
+    Where it is to stay frozen, its statistics must be those of the weights it stands between. A base without
+    pretraining has none, and its signal would die on the way; after a short one the moving averages lag behind.
+    """
+    normalisations = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    before = [layer.momentum for layer in normalisations]
+    for layer in normalisations:
+        layer.trainable, layer.momentum = True, 0.0
+    model(to_float(images), training=True)
+    for layer, momentum in zip(normalisations, before, strict=True):
+        layer.trainable, layer.momentum = False, momentum
 
 
 @dataclass(frozen=True)
@@ -123,6 +139,7 @@ def pretext_weights(build_model, *, size: int, images: int, epochs: int, folder:
         verbose=0,
         callbacks=[ProgressBar(f"pretext task, {build_model.__name__}", images)],
     )
+    settle_batch_norm(network, drawn.images[:SETTLING_IMAGES])
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}")
     try:

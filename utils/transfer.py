@@ -13,15 +13,8 @@ from utils.data.views import StainView
 from utils.distiller import TrainingFailed, signal_shapes
 from utils.methods import Method, Sizes
 from utils.metrics import teacher_agreement
-from utils.phases import (
-    SETTLING_IMAGES,
-    Network,
-    Schedule,
-    settle_batch_norm,
-    steering,
-    train_in_phases,
-)
-from utils.pretraining import Start
+from utils.phases import Network, Schedule, steering, train_in_phases
+from utils.pretraining import SETTLING_IMAGES, Start, settle_batch_norm
 from utils.progress import ProgressBar
 from utils.runs import Run, code_parts, described, save_weights, weights_path
 from utils.settings import settings
@@ -154,7 +147,6 @@ def transfer_learn(
             train_in_phases,
             measure,
             Network,
-            settle_batch_norm,
             type(method),
             *code_parts(method),
             type(traced),
