@@ -118,13 +118,13 @@ def test_an_export_cut_short_leaves_nothing_that_could_be_believed(tmp_path, dat
         Student(tmp_path / "striped-float32.tflite")
 
 
-def test_a_disk_that_fails_leaves_no_part_of_a_file(tmp_path, monkeypatch):
+def test_a_disk_that_fails_leaves_no_part_of_a_file(tmp_path, data, monkeypatch):
     def full(*names):
         raise OSError("no space left")
 
-    monkeypatch.setattr(export.os, "replace", full)
+    monkeypatch.setattr(results.os, "replace", full)
     with pytest.raises(OSError, match="no space"):
-        export._write(tmp_path / "student.tflite", b"weights")
+        export.export_student(student(), tmp_path, data, preparation="exact", formats=("float32",), rounds=3)
     assert not list(tmp_path.iterdir())
 
 

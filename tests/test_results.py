@@ -116,3 +116,15 @@ def test_the_code_version_sees_the_constants_that_are_read(tmp_path, monkeypatch
 
 def test_file_digest_of_a_missing_file_is_none(tmp_path):
     assert results.file_digest(tmp_path / "absent") is None
+
+
+def test_a_file_is_the_old_one_or_the_whole_new_one(tmp_path):
+    path = tmp_path / "new" / "file.txt"
+    with results.whole_file(path) as temporary:
+        temporary.write_text("old")
+        assert not path.exists()
+    with pytest.raises(KeyboardInterrupt), results.whole_file(path, ".tmp.txt") as temporary:
+        temporary.write_text("half of the new")
+        assert temporary.name.endswith(".tmp.txt")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old" and list(path.parent.iterdir()) == [path]

@@ -131,7 +131,8 @@ def export_student(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
-        _write(folder / entries[name]["file"], content)
+        with results.whole_file(folder / entries[name]["file"]) as temporary:
+            temporary.write_bytes(content)
     results.write_json(folder / CARD, card)  # last: a file whose card is another's is refused
     return results.read_json(folder / CARD)
 
@@ -201,13 +202,3 @@ def _spread(images: np.ndarray, number: int) -> np.ndarray:
     if number < 1:
         raise ValueError(f"calibrate_on is {number}; int8 needs at least 1 training image.")
     return images[np.linspace(0, len(images) - 1, min(number, len(images))).astype(int)]
-
-
-def _write(path: Path, content: bytes) -> None:
-    """The whole new file or the old one, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ import os
 import platform
 import sys
 import textwrap
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -112,19 +113,28 @@ def _plain(value):
     return value
 
 
-def write_json(path: Path, content: dict) -> Path:
-    """Write JSON so that the file is either the old one or the whole new one, never a part."""
+@contextmanager
+def whole_file(path: Path, suffix: str = ".tmp"):
+    """A temporary path to write to, which becomes `path` if the block ends well: the whole new file or the old one.
+
+    Its name ends in `suffix`, for writers that go by it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{suffix}")
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(_plain(content), file, indent=1, allow_nan=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
+        yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: dict) -> Path:
+    """Write JSON so that the file is either the old one or the whole new one, never a part."""
+    with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        json.dump(_plain(content), file, indent=1, allow_nan=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
     return path
 
 

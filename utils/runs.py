@@ -1,6 +1,5 @@
 """Finished runs: what a record and the weights beside it say, and what tells one run from another."""
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,10 +89,5 @@ def weights_path(cache: Path, config: dict) -> Path:
 
 def save_weights(model: keras.Model, path: Path) -> None:
     """Weights under their final name only once they are whole: a record is written after them and trusts them."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{os.getpid()}.tmp.weights.h5")
-    try:
+    with results.whole_file(path, ".tmp.weights.h5") as temporary:
         model.save_weights(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
