@@ -99,6 +99,15 @@ def test_rows_of_the_teacher():
         layers.Activation("tanh"),
         layers.ReLU(),
         layers.ReLU(max_value=6),
+        layers.ZeroPadding2D(((1, 2), (3, 0))),
+        layers.BatchNormalization(),
+        layers.BatchNormalization(axis=1, trainable=False),
+        layers.BatchNormalization(scale=False),
+        layers.BatchNormalization(center=False),
+        layers.Rescaling(2.0, offset=-1.0),
+        layers.Rescaling(1 / 255),
+        layers.Normalization(mean=(0.1, 0.2, 0.3), variance=(1.0, 2.0, 3.0)),
+        layers.Normalization(axis=None, mean=0.1, variance=2.0),
     ],
     ids=lambda layer: layer.name,
 )
@@ -106,6 +115,29 @@ def test_the_formula_of_each_layer_is_the_profilers(layer):
     model = keras.Sequential([keras.Input((9, 8, 3)), layer])
     (row,) = cost.cost_by_layer(model)
     assert row["flops"] == cost.count_flops(model)
+
+
+@pytest.mark.parametrize(
+    ("layer", "inputs", "flops"),
+    [
+        (layers.Add(), 1, 0),
+        (layers.Add(), 2, 216),
+        (layers.Add(), 3, 2 * 216),
+        (layers.Concatenate(), 2, 0),
+        (layers.Concatenate(axis=1), 3, 0),
+    ],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_the_formula_of_each_layer_with_several_inputs_is_the_profilers(layer, inputs, flops):
+    images = [keras.Input((9, 8, 3)) for _ in range(inputs)]
+    model = keras.Model(images, layer(images))
+    (row,) = cost.cost_by_layer(model)
+    assert row["flops"] == cost.count_flops(model) == flops
+
+
+def test_batch_normalisation_prepares_its_channels_once_for_a_batch():
+    model = keras.Sequential([keras.Input((9, 8, 3)), layers.BatchNormalization()])
+    assert [cost.count_flops(model, batch_size) for batch_size in (1, 7)] == [2 * 216 + 6 * 3, 7 * 2 * 216 + 6 * 3]
 
 
 def test_a_functional_model_gives_the_rows_of_the_sequential_one():
@@ -178,7 +210,7 @@ def test_counting_prints_nothing(count, capfd, caplog):
 @pytest.mark.parametrize(
     ("layer", "words"),
     [
-        (layers.BatchNormalization(name="norm"), "Layer 'norm' is a BatchNormalization, and its FLOPs formula"),
+        (layers.LayerNormalization(name="norm"), "Layer 'norm' is a LayerNormalization, and its FLOPs formula"),
         (layers.ReLU(max_value=4, name="cut"), "Layer 'cut' is a ReLU"),
         (layers.ReLU(negative_slope=0.1, name="leak"), "Layer 'leak' is a ReLU"),
         (layers.Conv2D(2, 3, activation="gelu", name="odd"), "Layer 'odd' has the activation 'gelu'"),
@@ -194,6 +226,18 @@ def test_an_operation_that_is_no_layer_is_named():
     image = keras.Input((4,))
     with pytest.raises(ValueError, match=r"Layer '.*' is a Add"):
         cost.cost_by_layer(keras.Model(image, layers.Dense(4)(image) + image))
+
+
+def test_a_sum_of_different_shapes_is_named():
+    images = [keras.Input((9, 8, 3)), keras.Input((1, 1, 3))]
+    with pytest.raises(ValueError, match=r"Layer 'sum' adds .* only equal shapes"):
+        cost.cost_by_layer(keras.Model(images, layers.Add(name="sum")(images)))
+
+
+def test_a_model_inside_another_is_named():
+    image = keras.Input((9, 8, 3))
+    with pytest.raises(ValueError, match="Layer 'small' is a Sequential"):
+        cost.cost_by_layer(keras.Model(image, small_network()(image)))
 
 
 def test_a_layer_used_twice_is_named():

@@ -7,8 +7,16 @@ the same sum down by hand. What the profiler counts, found by asking it for one 
     convolution, dense layer    2 for each multiply-add, and 1 for each output element that gets a bias
     max and average pooling     window height x width for each output element
     global average pooling      1 for each input element
+    batch normalisation         2 for each element, 6 for each channel (5 without a scale)
+    rescaling                   2 for each element
+    normalisation               2 for each element, 1 for each variance
+    sum of n equal shapes       n - 1 for each output element
     softmax                     5 for each element
-    ReLU, ReLU6, sigmoid, tanh, dropout at inference, flatten    nothing
+    ReLU, ReLU6, sigmoid, tanh, dropout at inference, flatten, zero padding, concatenation    nothing
+
+Batch normalisation is never folded into the convolution before it. From its variance, mean, scale and shift it works
+out one factor and one summand for each channel, and does so once for a batch: the FLOPs of a network that has it grow
+by a little less than the batch size.
 """
 
 import logging
@@ -28,7 +36,8 @@ from utils.models import check_input_shape_known, layers_in_order
 
 CONVOLUTIONS_AND_DENSE = (layers.Conv2D, layers.DepthwiseConv2D, layers.Dense)
 POOLING = (layers.MaxPooling2D, layers.AveragePooling2D)
-WITHOUT_FLOPS = (layers.Flatten, layers.Dropout)
+NORMALISING = (layers.BatchNormalization, layers.Rescaling, layers.Normalization)
+WITHOUT_FLOPS = (layers.Flatten, layers.Dropout, layers.ZeroPadding2D, layers.Concatenate)
 FLOPS_PER_ACTIVATION = {"linear": 0, "relu": 0, "relu6": 0, "sigmoid": 0, "tanh": 0, "softmax": 5}
 
 
@@ -146,17 +155,35 @@ def _flops(layer) -> int:
         return outputs * math.prod(layer.pool_size)
     if isinstance(layer, layers.GlobalAveragePooling2D):
         return _elements(layer.input)
+    if isinstance(layer, layers.BatchNormalization):
+        return 2 * outputs + (6 if layer.scale else 5) * layer.output.shape[layer.axis]
+    if isinstance(layer, layers.Rescaling):
+        return 2 * outputs
+    if isinstance(layer, layers.Normalization):
+        return 2 * outputs + math.prod(layer.variance.shape)
+    if isinstance(layer, layers.Add):
+        return _additions(layer)
     if isinstance(layer, layers.Activation):
         return outputs * _flops_per_activation(layer)
     if isinstance(layer, layers.ReLU) and layer.max_value in (None, 6) and not layer.negative_slope + layer.threshold:
         return 0
     if isinstance(layer, WITHOUT_FLOPS):
         return 0
+    known = (*CONVOLUTIONS_AND_DENSE, *POOLING, layers.GlobalAveragePooling2D, *NORMALISING, layers.Add, *WITHOUT_FLOPS)
     raise ValueError(
         f"Layer {layer.name!r} is a {type(layer).__name__}, and its FLOPs formula is not known here. Known are "
-        f"{_names((*CONVOLUTIONS_AND_DENSE, *POOLING, layers.GlobalAveragePooling2D, *WITHOUT_FLOPS))}, Activation and "
-        "a plain ReLU or ReLU6; count_flops counts any model as a whole."
+        f"{_names(known)}, Activation and a plain ReLU or ReLU6; count_flops counts any model as a whole."
     )
+
+
+def _additions(layer) -> int:
+    summands = keras.tree.flatten(layer.input)  # a sole one comes without a list
+    if len({tensor.shape for tensor in summands}) > 1:
+        # Summed from left to right, so that a sum on the way can be smaller than the output.
+        raise ValueError(
+            f"Layer {layer.name!r} adds {[tensor.shape for tensor in summands]}; only equal shapes are counted."
+        )
+    return (len(summands) - 1) * _elements(layer.output)
 
 
 def _multiply_adds(layer) -> int:
