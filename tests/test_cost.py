@@ -1,5 +1,6 @@
 """Counts against the assignment's exact numbers, against each other, and layer by layer against the profiler."""
 
+import functools
 import logging
 import sys
 
@@ -10,7 +11,7 @@ from keras import layers
 from tensorflow.python.framework import ops
 
 from utils import cost
-from utils.models import mnist_assistant, mnist_student, mnist_teacher
+from utils.models import mhist_assistant, mhist_student, mhist_teacher, mnist_assistant, mnist_student, mnist_teacher
 
 #                  parameters, FLOPs, multiply-adds
 COUNTS = {
@@ -18,7 +19,18 @@ COUNTS = {
     mnist_student: (1_238_730, 2_475_882, 1_237_152),
     mnist_assistant: (501_834, 6_147_114, 3_031_872),
 }
+MHIST_COUNTS = {
+    (mhist_teacher, 96): (23_568_898, 1_283_753_602, 639_225_856),
+    (mhist_teacher, 224): (23_568_898, 6_988_682_882, 3_480_211_456),
+    (mhist_student, 96): (2_260_546, 112_685_506, 55_011_712),
+    (mhist_student, 224): (2_260_546, 613_032_386, 299_496_832),
+    (mhist_assistant, 96): (7_039_554, 1_047_280_197, 520_374_272),
+    (mhist_assistant, 224): (7_039_554, 5_700_725_317, 2_833_139_712),
+}
 every_network = pytest.mark.parametrize("build", COUNTS, ids=lambda build: build.__name__)
+every_mhist_network = pytest.mark.parametrize(
+    ("build", "size"), MHIST_COUNTS, ids=lambda value: getattr(value, "__name__", value)
+)
 
 
 def small_network():
@@ -32,6 +44,12 @@ def small_network():
         ],
         name="small",
     )
+
+
+@pytest.fixture(scope="module")
+def mhist():
+    """Each network of Task 2 is built once: that takes seconds."""
+    return functools.cache(lambda build, size: build(size=size))
 
 
 @every_network
@@ -80,6 +98,39 @@ def test_rows_of_the_teacher():
         ("fc", "Dense", (128,), 991_360, 991_232, 1_982_592, 128),
         ("dropout2", "Dropout", (128,), 0, 0, 0, 128),
         ("logits", "Dense", (10,), 1_290, 1_280, 2_570, 10),
+    ]
+
+
+@every_mhist_network
+def test_the_counts_of_the_mhist_networks(build, size, mhist):
+    model = mhist(build, size)
+    counted = (cost.count_parameters(model), cost.count_flops(model), cost.count_multiply_adds(model))
+    assert counted == MHIST_COUNTS[build, size]
+
+
+@every_mhist_network
+def test_rows_of_the_mhist_networks_add_up_to_the_totals(build, size, mhist):
+    rows = cost.cost_by_layer(mhist(build, size))
+    totals = tuple(sum(row[column] for row in rows) for column in ("parameters", "flops", "multiply_adds"))
+    assert totals == MHIST_COUNTS[build, size]
+
+
+def test_rows_of_an_mhist_network_by_hand(mhist):
+    columns = ("kind", "output_shape", "parameters", "multiply_adds", "flops", "activations")
+    rows = [tuple(row[column] for column in columns) for row in cost.cost_by_layer(mhist(mhist_assistant, 96))]
+    assert rows[:7] == [
+        ("Normalization", (96, 96, 3), 0, 0, 2 * 27_648 + 3, 27_648),
+        ("ZeroPadding2D", (102, 102, 3), 0, 0, 0, 31_212),
+        ("Conv2D", (48, 48, 64), 9_408, 48 * 48 * 9_408, 2 * 48 * 48 * 9_408, 147_456),
+        ("BatchNormalization", (48, 48, 64), 256, 0, 2 * 147_456 + 6 * 64, 147_456),
+        ("Activation", (48, 48, 64), 0, 0, 0, 147_456),
+        ("ZeroPadding2D", (50, 50, 64), 0, 0, 0, 160_000),
+        ("MaxPooling2D", (24, 24, 64), 0, 0, 9 * 36_864, 36_864),
+    ]
+    assert rows[-3:] == [
+        ("GlobalAveragePooling2D", (1024,), 0, 0, 9 * 1024, 1024),
+        ("Dropout", (1024,), 0, 0, 0, 1024),
+        ("Dense", (2,), 2_050, 2_048, 4_098, 2),
     ]
 
 
