@@ -9,6 +9,7 @@ import pytest
 
 from utils import export, results
 from utils.data import Dataset, Split
+from utils.models import mhist_student
 from utils.predict import Refused, Student
 
 
@@ -69,6 +70,15 @@ def test_three_files_and_a_card_with_their_digests(shipped, data):
     assert card["input"]["shape"] == [9, 8, 1] and card["classes"] == ["a", "b", "c"]
     assert card["data"]["source"] == "made for tests" and card["origin"] == {"method": "kd"}
     assert card["cost"]["parameters"] == student().count_params() and card["calibrated_on"] == 60
+    assert card["cost"]["activation_bytes"] == 4 * (5 * 72 + 3)  # float32: five layers of 9x8, then the logits
+
+
+def test_the_memory_of_task_2s_student_is_known_and_that_of_an_unknown_layer_is_null():
+    model = mhist_student(size=32)
+    outputs = [layer.output.shape[1:] for layer in model.layers[1:]]  # after the input
+    assert export._cost(model)["activation_bytes"] == 4 * sum(np.prod(shape) for shape in outputs)
+    odd = keras.Sequential([keras.Input((9, 8, 1)), keras.layers.LeakyReLU()])
+    assert export._cost(odd)["activation_bytes"] is None
 
 
 def test_the_card_tells_what_each_file_really_scores(shipped, data):
