@@ -83,6 +83,26 @@ def test_axes_with_numbers_are_named(name, tmp_path):
     assert figure.axes[0].get_xlabel() and all(ax.get_ylabel() for ax in figure.axes)
 
 
+def test_a_figure_is_drawn_again_from_what_was_stored(tmp_path):
+    plots.publish("t", plots.temperature_curve, FIGURES["temperature_curve"], ORIGIN, tmp_path)
+    stored = json.loads((tmp_path / "t.json").read_text())
+    plots.redraw(stored, tmp_path / "again.png")
+    with Image.open(tmp_path / "t.png") as first, Image.open(tmp_path / "again.png") as again:
+        np.testing.assert_array_equal(np.asarray(first), np.asarray(again))
+    plots.redraw(stored, tmp_path / "again.svg")
+    assert (tmp_path / "again.svg").read_text().startswith("<?xml")
+    with pytest.raises(ValueError, match="drawn_by is 'draw'"):
+        plots.redraw(stored | {"drawn_by": "draw"}, tmp_path / "none.png")
+
+
+def test_a_table_is_stored_with_the_run_it_came_from(tmp_path):
+    content = plots.store("table", {"rows": [np.float32(1.5)]}, ORIGIN, tmp_path)
+    assert content == json.loads((tmp_path / "table.json").read_text())
+    assert content["numbers"] == {"rows": [1.5]} and content["source"] == "made for tests"
+    figure = json.loads((tmp_path / "table.json").read_text())
+    assert figure["run"] == plots.RUN and figure["profile"] in ("quick", "full")
+
+
 def test_the_band_is_the_interval_over_seeds(tmp_path):
     figure = plots.publish("t", plots.temperature_curve, FIGURES["temperature_curve"], ORIGIN, tmp_path)
     (ax,) = figure.axes

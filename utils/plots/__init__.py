@@ -1,6 +1,8 @@
 """Every figure, drawn from numbers that lie as JSON beside it: what all share (base), and the figures by subject."""
 
-from utils.plots.base import BLUE, GREEN, ORANGE, PURPLE, SKY, STYLE, YELLOW, caption, publish
+from pathlib import Path
+
+from utils.plots.base import BLUE, GREEN, ORANGE, PURPLE, RUN, SKY, STYLE, YELLOW, caption, publish, save, store
 from utils.plots.explain import explanation_scores, explanations
 from utils.plots.methods import features, gain_against_cost, learning_curves_of_methods, method_comparison
 from utils.plots.ship import corruption_curves, cost_frontier, reliability_diagram
@@ -28,11 +30,23 @@ from utils.plots.task2 import (
     transfer_grid,
 )
 
+
+def redraw(content: dict, path: Path) -> None:
+    """Draw a stored figure again from what its JSON holds."""
+    if content.get("drawn_by") not in __all__:
+        raise ValueError(
+            f"The figure {content.get('figure')!r} does not say which function of utils.plots drew it (drawn_by is "
+            f"{content.get('drawn_by')!r}). Execute the notebook that publishes it again."
+        )
+    save(globals()[content["drawn_by"]], content, path)
+
+
 __all__ = [
     "BLUE",
     "GREEN",
     "ORANGE",
     "PURPLE",
+    "RUN",
     "SKY",
     "STYLE",
     "YELLOW",
@@ -57,10 +71,13 @@ __all__ = [
     "polyp_views",
     "publish",
     "recall_gain",
+    "redraw",
     "reliability_diagram",
     "roc_curves",
+    "save",
     "search_heatmap",
     "soft_targets",
+    "store",
     "target_entropy",
     "temperature_curve",
     "temperature_panels",

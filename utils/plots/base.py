@@ -4,6 +4,7 @@ A figure is a function (numbers, caption) -> matplotlib Figure. `publish` writes
 origin, draws the figure from them and saves it as a PNG of 150 dpi.
 """
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -17,6 +18,8 @@ from utils.settings import settings
 # Okabe and Ito's palette, told apart by all common forms of colour blindness.
 BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
 TEACHER, DISTILLED, SCRATCH = "#000000", BLUE, ORANGE
+# When this process began to work: results with one stamp come from one run of a notebook.
+RUN = datetime.now(UTC).isoformat(timespec="seconds")
 STYLE = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -30,25 +33,29 @@ STYLE = {
 }
 
 
-def publish(name: str, draw, numbers: dict, origin: dict, folder: Path | None = None):
-    """Write numbers and origin to NAME.json, draw NAME.png from what was written, and return the figure.
+def store(name: str, numbers: dict, origin: dict, folder: Path | None = None) -> dict:
+    """Write what a figure or a table shows to NAME.json, with the run, profile and versions it came from; that content.
 
     Args:
-        origin: "task", "source" of the data, "seeds", and "note", a few words on what is shown; it becomes
-            the caption, together with the profile.
+        origin: "task", "source" of the data, "seeds", and "note", a few words on what is shown.
     """
+    path = Path(folder or settings.figures) / f"{name}.json"
+    content = {"figure": name, "run": RUN, "profile": settings.profile, **origin, "versions": results.versions()}
+    return results.read_json(results.write_json(path, content | {"numbers": numbers}))
+
+
+def publish(name: str, draw, numbers: dict, origin: dict, folder: Path | None = None):
+    """Store the numbers, draw NAME.png from what was written, and return the figure; its caption says their origin."""
     folder = Path(folder or settings.figures)
-    content = {
-        "figure": name,
-        "profile": settings.profile,
-        **origin,
-        "versions": results.versions(),
-        "numbers": numbers,
-    }
-    written = results.read_json(results.write_json(folder / f"{name}.json", content))
+    written = store(name, numbers, origin | {"drawn_by": draw.__name__}, folder)
+    return save(draw, written, folder / f"{name}.png")
+
+
+def save(draw, content: dict, path: Path):
+    """Draw what was stored, in the format that the path's ending names; the figure."""
     with plt.rc_context(STYLE):
-        figure = draw(written["numbers"], caption(written))
-        figure.savefig(folder / f"{name}.png", bbox_inches="tight")
+        figure = draw(content["numbers"], caption(content))
+        figure.savefig(path, bbox_inches="tight")
     plt.close(figure)  # or the notebook would show it twice: as the open figure and as the cell's value
     return figure
 
