@@ -111,3 +111,7 @@ def test_p_values_are_corrected_over_those_that_exist():
     found = comparison.corrected({"a": 0.01, "b": 0.04, "c": float("nan")})
     assert found["a"] == pytest.approx(0.02) and found["b"] == pytest.approx(0.04) and np.isnan(found["c"])
     assert comparison.corrected({}) == {}
+
+
+def test_a_small_p_value_is_not_zero():
+    assert [comparison.p_in_words(p) for p in (0.0241, 0.0005, 0.0004)] == ["= 0.024", "= 0.001", "< 0.001"]

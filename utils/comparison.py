@@ -115,6 +115,11 @@ def compare(runs: dict[str, list[Run]], reference: str = "kd") -> pd.DataFrame:
     return pd.DataFrame(rows).T.sort_values("accuracy", ascending=False, kind="stable")
 
 
+def p_in_words(p: float) -> str:
+    """ "= 0.024", or "< 0.001" where three digits would say zero."""
+    return "< 0.001" if p < 0.0005 else f"= {p:.3f}"
+
+
 def shown(table: pd.DataFrame) -> pd.DataFrame:
     """The table of `compare` with as many digits as mean something, for reading."""
     numbers = table.astype({column: float for column in table if column != "tie"})
@@ -125,7 +130,7 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
             f"{d:+.2f} [{low:+.2f}, {high:+.2f}]"
             for d, low, high in numbers[["difference", "difference low", "difference high"]].to_numpy()
         ],
-        "p, corrected": [f"{p:.3f}" if np.isfinite(p) else "" for p in numbers["p"]],
+        "p, corrected": [p_in_words(p).removeprefix("= ") if np.isfinite(p) else "" for p in numbers["p"]],
         "": ["tie with kd" if tie else "" for tie in numbers["tie"]],
         "agreement with its teacher, %": numbers["agreement"].round(2),
         "KL to its teacher, nats": numbers["KL to teacher"].round(4),
