@@ -12,7 +12,7 @@ TF_CPP_MIN_LOG_LEVEL ?= 3
 export TF_CPP_MIN_LOG_LEVEL
 
 .DEFAULT_GOAL := help
-.PHONY: help run full test bench check environment
+.PHONY: help run full test report bench check environment
 
 help: ## this list
 	@echo "Usage: make TARGET [PYTHON=python3.12]"
@@ -34,8 +34,12 @@ test: environment ## unit tests, then every cell of both notebooks in the quick 
 	KD_PROFILE=quick KD_OUTPUT=build/test KD_PROGRESS=/dev/null IPYTHONDIR=build/test/ipython \
 	  $(VENV_PYTHON) -m pytest -n 2 --dist loadfile -v --durations=5 --nbval --nbval-current-env --nbval-cell-timeout=1200 $(NOTEBOOKS)
 
-bench: environment ## training speed against Keras's Distiller and the template's loop (about 10 minutes)
+report: environment ## build/report.pdf and README.md from the stored results (seconds)
+	@KD_PROFILE=full $(VENV_PYTHON) -m report.build --readme
+
+bench: environment ## training speed against Keras's Distiller and the template's loop; Task 2 cached against plain (about 20 minutes)
 	@KD_PROFILE=full $(VENV_PYTHON) -m benchmarks.speed
+	@KD_PROFILE=full $(VENV_PYTHON) -m benchmarks.transfer
 
 check: environment ## lint and format, code and notebooks
 	$(VENV_PYTHON) -m ruff check .

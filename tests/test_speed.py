@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks import speed
+from benchmarks import speed, transfer
 from utils.data import Split
 from utils.models import mnist_teacher
 
@@ -42,3 +42,9 @@ def test_ratios_pair_the_rounds_and_charge_the_teachers_pass():
     found = speed.ratios(rates, epochs=4)
     assert found["cached / keras"].tolist() == [5.0, 5.0] and found["cached / template"].tolist() == [20.0, 20.0]
     assert found["cached, its pass paid in 4 epochs / keras"].tolist() == pytest.approx([10 / 4, (40 / 3) / 8])
+
+
+def test_expected_hours_add_up():
+    """By hand, at a second for each image and work: 14.4 × 1,849 × (25 + 20) + 60 × 1,849 × 25 seconds."""
+    found = transfer.expected_hours({"teacher": 1.0, "asking": 1.0, "student": 1.0}, rate=transfer.T4_RATE / 10)
+    assert found["this machine"] == pytest.approx(3_971_652 / 3600) and found["Colab T4"] == pytest.approx(110.3236667)
