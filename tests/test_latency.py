@@ -85,3 +85,14 @@ def test_the_figure_draws_each_point_against_three_costs():
     lines = [line.get_xydata().tolist() for line in figure.axes[0].lines]
     assert [[2.0, 98.7], [20.0, 99.2]] in lines  # by FLOPs both are on the frontier
     assert [[4.0, 99.2]] in [line.get_xydata().tolist() for line in figure.axes[2].lines]  # by size only the teacher is
+
+
+def test_the_table_has_a_line_for_each_model_and_the_size_of_its_file():
+    rows = [
+        {"model": name, "batch": batch, "threads": 1, "rounds": 3, "median": ms, "low": ms / 2, "high": 2 * ms}
+        for name, ms in (("small", 1.0), ("large", 4.0))
+        for batch in (1, 256)
+    ]
+    shown = latency.table(rows, {"small": bytes(10**6), "large": bytes(2 * 10**6)})
+    assert shown.loc["large", (256, 1)] == "4.00 (2.00 to 8.00)"
+    assert shown["file, MB", ""].to_dict() == {"small": "1.00", "large": "2.00"}

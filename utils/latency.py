@@ -8,6 +8,7 @@ import os
 import time
 
 import numpy as np
+import pandas as pd
 
 from utils.predict import LiteRT
 
@@ -45,6 +46,15 @@ def measure(
                 quartiles = {"median": median, "low": low, "high": high}
                 rows.append({"model": name, "batch": batch, "threads": number, "rounds": rounds, **quartiles})
     return rows
+
+
+def table(rows: list[dict], models: dict[str, bytes]) -> pd.DataFrame:
+    """The rows of `measure` for reading: for each model "median (quartiles)" in ms, and the size of its file."""
+    timed = pd.DataFrame(rows)
+    timed["ms"] = [f"{m:.2f} ({low:.2f} to {high:.2f})" for m, low, high in timed[["median", "low", "high"]].to_numpy()]
+    shown = timed.pivot(index="model", columns=["batch", "threads"], values="ms")
+    shown["file, MB", ""] = [f"{len(models[name]) / 1e6:.2f}" for name in shown.index]
+    return shown.rename_axis("ms for a batch, median and quartiles")
 
 
 def _interleaved(networks: dict[str, LiteRT], batch: int, rounds: int, rng) -> dict[str, list[float]]:

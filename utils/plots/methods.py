@@ -77,8 +77,9 @@ def learning_curves_of_methods(numbers, text):
         ax.set(title=name, yscale="log")
     for ax in axes.flat[len(names) :]:
         ax.set_visible(False)
-    for ax in axes[-1]:
+    for ax in axes.flat[max(len(names) - columns, 0) : len(names)]:  # the lowest of each column
         ax.set_xlabel("epoch")
+        ax.tick_params(labelbottom=True)
     for ax in axes[:, 0]:
         ax.set_ylabel("validation error, %")
     return figure
