@@ -122,7 +122,7 @@ def expected_hours(seconds_per_image: dict, rate: float) -> dict:
     """
     teachers = TEACHERS * IMAGES * (EPOCHS * seconds_per_image["teacher"] + 2 * VIEWS * seconds_per_image["asking"])
     students = STUDENTS * IMAGES * EPOCHS * seconds_per_image["student"]
-    here = (teachers + students) / 3600
+    here = float(teachers + students) / 3600
     return {"this machine": here, "Colab T4": here * rate / T4_RATE}
 
 

@@ -1,0 +1,262 @@
+"""The tables of the report and the README: each a function from the stored results to a Markdown table."""
+
+from report.numbers import Results, written
+
+
+def markdown(columns: list[str], rows: list[list[str]], align: str | None = None) -> str:
+    """A pipe table; align has one of l, r, c for each column: the first to the left, the others centred by default."""
+    marks = {"l": ":--", "r": "--:", "c": ":-:"}
+    align = align or "l" + "c" * (len(columns) - 1)
+    lines = [columns, [marks[a] for a in align], *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+
+
+def task1_main(stored: Results) -> str:
+    """Teacher and students, without and with views."""
+    intervals = stored.find("summary-task1/intervals")
+    return markdown(
+        ["", "test accuracy, %", "95% interval of the mean"],
+        [[name, written(i, "mean.2f"), written(i, "interval.2f")] for name, i in intervals.items()],
+    )
+
+
+def task1_temperature(stored: Results) -> str:
+    """The sweep of temperatures, and each against T = 4."""
+    temperatures = stored.find("task1_temperature/temperatures")
+    rows = []
+    for t in temperatures:
+        found = stored.find(f"task1_temperatures/{t}")
+        against = found["against 4"]
+        reading = [] if t == 4 else [written(against, "gain.2f"), written(against, "verdict").split()[0]]
+        rows.append([str(t), written(found, "mean.2f"), *(reading or ["", ""])])
+    return markdown(["$T$", "test accuracy, %", "minus $T=4$, points [95%]", "the noise"], rows)
+
+
+def task1_changes(stored: Results) -> str:
+    """What distillation changes, with the images as they are and with shifted views."""
+    changes = stored.find("task1_changes")["numbers"]
+    measures = list(next(iter(changes.values())))
+    rows = [
+        [measure, *(f"{written(of[measure], 'gain.2f')}{_star(of[measure])}" for of in changes.values())]
+        for measure in measures
+    ]
+    return markdown(["points [95%]", *changes], rows)
+
+
+def _star(difference: dict) -> str:
+    return " \\*" if written(difference, "verdict").startswith("outside") else ""
+
+
+def task1_methods(stored: Results) -> str:
+    """Every method against KD."""
+    rows = []
+    for row in stored.find("task1_comparison/rows"):
+        gain = {"mean": row["difference"], "low": row["difference low"], "high": row["difference high"]}
+        reading = "tie" if row["tie"] else "better" if row["difference"] > 0 else "worse"
+        against = ["", "", ""] if row["name"] == "kd" else [written(gain, "gain.2f"), written(row["p"], "p"), reading]
+        rows.append([
+            f"**{row['name']}**" if row["name"] == "kd" else row["name"],
+            f"{row['accuracy']:.2f} ± {row['sd']:.2f}", f"{row['errors']:.1f}", *against, f"{row['agreement']:.2f}",
+            f"{row['KL to teacher']:.3f}", f"{row['calibration error']:.2f}", f"{row['cost']:.2f}",
+            f"{row['parameters']:,.0f}",
+        ])  # fmt: skip
+    columns = ["method", "test accuracy, %", "errors of 10,000", "against kd, points [95%]", "p", "", "agreement, %",
+               "KL, nats", "calibration error, %", "training time", "parameters"]  # fmt: skip
+    return markdown(columns, rows)
+
+
+def task1_verdicts(stored: Results) -> str:
+    """Which methods differ from KD, as a sentence."""
+    groups = {"Better, with p-values corrected over the methods:": [], "worse:": [], "not to be told from it:": []}
+    better, worse, ties = groups.values()
+    for row in stored.find("task1_comparison/rows"):
+        if row["name"] != "kd":
+            (ties if row["tie"] else better if row["difference"] > 0 else worse).append(f"`{row['name']}`")
+    return "; ".join(f"{title} {', '.join(names) or 'none'}" for title, names in groups.items()) + "."
+
+
+def task1_methods_short(stored: Results) -> str:
+    """The same with the columns that fit a page in a browser."""
+    full = [line.split(" | ") for line in task1_methods(stored).splitlines()]
+    return "\n".join(" | ".join(cells[:6]) + " |" for cells in full)
+
+
+def task1_settings(stored: Results) -> str:
+    """What each method's search chose."""
+    settings = stored.find("task1_comparison/settings")
+    return markdown(["method", "setting"], [[name, f"`{chosen}`"] for name, chosen in settings.items()], "ll")
+
+
+def task1_cost(stored: Results) -> str:
+    """Parameters, multiply-adds and FLOPs by layer, and in total."""
+    rows = []
+    for network in stored.find("task1_cost/networks"):
+        parts = ("parameters", "multiply_adds", "flops")
+        counted = [row for row in network["rows"] if row["flops"] or row["parameters"]]
+        rows += [[f"{network['name']}: {row['layer']}", *(f"{row[p]:,}" for p in parts)] for row in counted]
+        total = [f"**{sum(row[p] for row in network['rows']):,}**" for p in parts]
+        rows.append([f"**{network['name']}, total**", *total])
+    return markdown(["layer", "parameters", "multiply-adds", "FLOPs"], rows, "lrrr")
+
+
+def task1_calibration(stored: Results) -> str:
+    """Calibration error as trained, and with the temperature fitted on validation."""
+    rows = [
+        [m["name"], f"{100 * m['calibration_error']:.2f}", f"{m['temperature']:.2f}", f"{100 * m['mended']:.2f}"]
+        for m in stored.find("task1_reliability/models")
+    ]
+    return markdown(["network", "error, %", "fitted temperature", "error with it, %"], rows)
+
+
+def task1_robustness(stored: Results) -> str:
+    """Accuracy under corruption."""
+    accuracy, difference = (stored.find(f"task1_robustness/{part}") for part in ("accuracy", "difference"))
+    rows = [
+        [kind, *(f"{of[kind]:.2f}" for of in accuracy.values()), f"{written(d, 'gain.2f')}{_star(d)}"]
+        for kind, d in difference.items()
+    ]
+    return markdown(["corruption", *accuracy, "KD minus none [95%]"], rows)
+
+
+def task1_shipped(stored: Results) -> str:
+    """What each exported file is worth."""
+    rows = []
+    for name, entry in stored.find("task1_shipped/files").items():
+        latency = entry["latency_ms"]
+        rows.append([
+            name, f"{100 * entry['metrics']['accuracy']:.2f}", f"{entry['bytes'] / 1e6:.2f}",
+            f"{latency['median']:.2f} ({latency['low']:.2f} to {latency['high']:.2f})",
+            f"{entry['largest_difference']:.1e}",
+        ])  # fmt: skip
+    return markdown(["file", "test accuracy, %", "MB", "ms for one image", "largest difference of a logit"], rows)
+
+
+def task1_latency(stored: Results) -> str:
+    """Milliseconds for a batch, by network, batch size and threads."""
+    return _latency(stored.find("task1_latency/rows"))
+
+
+def task2_latency(stored: Results) -> str:
+    """The same for the networks of Task 2."""
+    return _latency(stored.find("task2_latency/rows"))
+
+
+def _latency(rows: list[dict]) -> str:
+    cases = sorted({(row["batch"], row["threads"]) for row in rows})
+    found = {(row["model"], row["batch"], row["threads"]): row for row in rows}
+    names = list(dict.fromkeys(row["model"] for row in rows))
+    cells = [
+        [name, *("{median:.2f} ({low:.2f} to {high:.2f})".format(**found[name, *case]) for case in cases)]
+        for name in names
+    ]
+    titles = [f"{batch} image{'s' if batch > 1 else ''}, {threads} thread{'s' if threads > 1 else ''}"
+              for batch, threads in cases]  # fmt: skip
+    return markdown(["network", *titles], cells)
+
+
+TASK2_SHOWN = {
+    "auc": "AUC", "average_precision": "average precision", "f1": "F1 of SSA", "weighted_f1": "weighted F1",
+    "balanced_accuracy": "balanced accuracy", "sensitivity": "sensitivity", "specificity": "specificity",
+}  # fmt: skip
+
+
+def task2_main(stored: Results) -> str:
+    """Teacher and students by every metric, beside the answer that is always HP."""
+    rows = stored.find("task2_metrics/rows")
+    cells = [
+        [title, *(written(row[key], "estimate.3f" if isinstance(row[key], dict) else ".3f") for row in rows)]
+        for key, title in TASK2_SHOWN.items()
+    ]
+    cells.append(["calibration error", *(f"{row['calibration_error']:.3f}" for row in rows)])
+    return markdown(["", *(row["name"] for row in rows)], cells)
+
+
+def task2_methods(stored: Results) -> str:
+    """The further methods against KD on the same schedule."""
+    rows = []
+    for row in stored.find("task2_methods/rows"):
+        d = row.get("against KD")
+        against = [written(d, "gain.3f"), written(d, "verdict").split()[0]] if d else ["", ""]
+        rows.append([row["name"], *(written(row[key], "estimate.3f") for key in ("auc", "average_precision", "f1")),
+                     *against])  # fmt: skip
+    return markdown(["method", "AUC", "average precision", "F1 of SSA", "AUC minus KD's [95%]", "the noise"], rows)
+
+
+def task2_questions(stored: Results) -> str:
+    """Question 3, one factor at a time."""
+    rows = [
+        [row["name"], written(row, "gain.3f"), written(row, "verdict").split()[0]]
+        for row in stored.find("task2_questions/rows")
+    ]
+    return markdown(["question", "AUC [95%]", "the noise"], rows, "lcc")
+
+
+def task2_frozen(stored: Results) -> str:
+    """What a start is worth while the base is frozen."""
+    rows = [
+        [row["name"], *(written(row[part], "estimate.3f") for part in ("pretrained", "random")),
+         written(row, "gain.3f"), written(row, "verdict").split()[0]]
+        for row in stored.find("task2_frozen/rows")
+    ]  # fmt: skip
+    return markdown(["network", "pretrained", "random", "difference [95%]", "the noise"], rows)
+
+
+def task2_temperature(stored: Results) -> str:
+    """AUC at each temperature, and against T = 4."""
+    rows = []
+    for row in stored.find("task2_temperatures/rows"):
+        d = row.get("against 4")
+        against = [written(d, "gain.3f"), written(d, "verdict").split()[0]] if d else ["", ""]
+        rows.append([str(row["T"]), written(row["auc"], "estimate.3f"), *against])
+    return markdown(["$T$", "AUC [95%]", "minus $T=4$ [95%]", "the noise"], rows)
+
+
+def task2_counts(stored: Results) -> str:
+    """Parameters and operations of the three networks."""
+    rows = [[row["name"], *(f"{n:,}" for n in row["counts"].values())] for row in stored.find("task2_counts/rows")]
+    columns = list(stored.find("task2_counts/rows")[0]["counts"])
+    return markdown(["network", *columns], rows, "l" + "r" * len(columns))
+
+
+def task2_shipped(stored: Results) -> str:
+    """What each exported file of Task 2's student is worth."""
+    rows = [
+        [name, f"{entry['metrics']['auc']:.3f}", f"{entry['bytes'] / 1e6:.2f}",
+         "{median:.1f} ({low:.1f} to {high:.1f})".format(**entry["latency_ms"])]
+        for name, entry in stored.find("task2_shipped/files").items()
+    ]  # fmt: skip
+    return markdown(["file", "test AUC", "MB", "ms for one image"], rows)
+
+
+def versions(stored: Results) -> str:
+    """Libraries that the stored results were made with."""
+    found = stored.find("summary-task1/versions")
+    return markdown(["", "version"], [[name, str(version)] for name, version in found.items()], "ll")
+
+
+TABLES = {
+    f.__name__: f
+    for f in (
+        task1_main,
+        task1_temperature,
+        task1_changes,
+        task1_methods,
+        task1_methods_short,
+        task1_verdicts,
+        task1_settings,
+        task1_cost,
+        task1_calibration,
+        task1_robustness,
+        task1_shipped,
+        task1_latency,
+        task2_main,
+        task2_methods,
+        task2_frozen,
+        task2_questions,
+        task2_temperature,
+        task2_counts,
+        task2_latency,
+        task2_shipped,
+        versions,
+    )
+}

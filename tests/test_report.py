@@ -1,0 +1,205 @@
+"""The report and the README say what the stored results say, and nothing is built from results that do not fit."""
+
+import json
+import re
+import shutil
+
+import pytest
+import typst
+
+from report import build
+from report.numbers import MissingResult, Results, written
+from report.tables import TABLES
+
+FIGURES = build.ROOT / "figures"
+DIFFERENCE = {"mean": 0.592, "sd": 0.1, "low": 0.415, "high": 0.769}
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """A copy of the stored results that may be changed."""
+    folder = tmp_path / "figures"
+    folder.mkdir()
+    for path in FIGURES.glob("*.json"):
+        shutil.copyfile(path, folder / path.name)
+    for path in FIGURES.glob("*.png"):
+        (folder / path.name).symlink_to(path)
+    return folder
+
+
+def change(folder, name, alter):
+    path = folder / f"{name}.json"
+    content = json.loads(path.read_text())
+    alter(content)
+    path.write_text(json.dumps(content))
+
+
+def report_text(folder):
+    return build.numbered(build.filled((build.HERE / "report.md").read_text(), Results(folder)))
+
+
+@pytest.mark.parametrize(
+    ("value", "form", "expected"),
+    [
+        (1238730, ",", "1,238,730"),
+        (-0.5, "+.2f", "−0.50"),
+        ({"mean": 99.236, "sd": 0.05}, "mean.2f", "99.24 ± 0.05"),
+        (DIFFERENCE, "interval.2f", "0.41 to 0.77"),
+        (DIFFERENCE, "gain.2f", "+0.59 [+0.41, +0.77]"),
+        ({"mean": 0.8, "low": 0.75, "high": 0.9}, "estimate.3f", "0.800 [0.750, 0.900]"),
+        (DIFFERENCE, "verdict", "outside the noise"),
+        (DIFFERENCE | {"low": -0.1}, "verdict", "inside the noise"),
+        ({"mean": -1, "low": -2, "high": -0.5}, "verdict", "outside the noise"),
+        (0.0004, "p", "< 0.001"),
+        (0.0242, "p", "0.024"),
+        (1284648, "MB.2f", "1.28"),
+        ([3, 1, 2.5], "median.1f", "2.5"),
+        ([3, 1, 2], "count", "3"),
+        (["crd", "takd"], "list", "crd, takd"),
+    ],
+)
+def test_a_value_is_written_as_asked(value, form, expected):
+    assert written(value, form) == expected
+
+
+def test_a_name_leads_through_keys_positions_and_names(tmp_path):
+    numbers = {"rows": [{"name": "kd", "p": 0.5}, {"name": "cid", "p": 0.1}], "a / b": [1, 2]}
+    (tmp_path / "x.json").write_text(json.dumps({"figure": "x", "seeds": [0], "numbers": numbers}))
+    stored = Results(tmp_path)
+    assert stored.fill("{{x/rows/cid/p|.1f}} {{x/rows/0/p|.1f}} {{x/a / b/-1|d}} {{x/seeds|count}}") == "0.1 0.5 2 1"
+    assert stored.fill("a{{if x/rows}}b{{end}}c{{if x/rows/0/p}}{{x/figure}}{{end}}") == "abcx"
+    with pytest.raises(MissingResult, match=r"x/rows/dkd.*'dkd'"):
+        stored.fill("{{x/rows/dkd/p}}")
+    with pytest.raises(MissingResult, match=r"x/rows"):
+        stored.fill("{{x/rows|.2f}}")
+
+
+def test_a_changed_number_changes_the_report_and_fails_the_readme(stored):
+    before = report_text(stored)
+    change(
+        stored,
+        "task1_with_without",
+        lambda content: content["numbers"]["panels"][0]["difference"].update(mean=0.123),
+    )
+    after = report_text(stored)
+    gone, new = (first.count(text) - second.count(text) for first, second, text in (
+        (before, after, "+0.59 ["), (after, before, "+0.12 [")
+    ))  # fmt: skip
+    assert gone == new > 2
+    assert build.readme(stored) != (build.ROOT / "README.md").read_text()
+
+
+def test_the_readme_is_what_the_results_say():
+    assert build.readme(FIGURES) == (build.ROOT / "README.md").read_text(), "run `make report` and commit README.md"
+
+
+def test_the_pictures_and_links_of_the_readme_exist():
+    for target in re.findall(r"\]\(([^)#:]+)\)", (build.ROOT / "README.md").read_text()):
+        assert (build.ROOT / target).is_file(), target
+
+
+def test_a_missing_result_stops_the_build_with_its_name(stored, tmp_path, capsys):
+    (stored / "task1_lime.json").unlink()
+    assert build.main(["--figures", str(stored), "--output", str(tmp_path / "out")]) == 1
+    assert "task1_lime" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_result_that_lacks_a_part_stops_the_build_with_the_table_s_name(stored):
+    change(stored, "task1_reliability", lambda content: content["numbers"]["models"][0].pop("mended"))
+    with pytest.raises(MissingResult, match=r"'task1_calibration'.*'mended'"):
+        report_text(stored)
+
+
+def test_code_is_taken_from_the_files():
+    block = build.code("utils/losses.py", "distillation_loss")
+    assert block.startswith("```python\ndef distillation_loss(") and block.endswith("```")
+    assert build.code("utils/distiller.py", "train_step").splitlines()[1].startswith("def train_step(self")
+    with pytest.raises(MissingResult, match="no_such_thing"):
+        build.code("utils/losses.py", "no_such_thing")
+
+
+@pytest.mark.parametrize(("part", "other"), [("run", "2001-01-01T00:00:00+00:00"), ("profile", "quick")])
+def test_a_stale_result_stops_the_build_with_its_name(stored, part, other):
+    change(stored, "task1_search", lambda content: content.update({part: other}))
+    with pytest.raises(MissingResult, match=r"'task1_search' is stale.*" + other[:5]):
+        report_text(stored)
+
+
+def test_the_report_is_typeset(stored, tmp_path):
+    pdf = build.build_report(stored, tmp_path / "out")
+    assert pdf.read_bytes().startswith(b"%PDF")
+    page = tmp_path / "out/report/report.typ"
+    pages = json.loads(typst.query(str(page), "<pages>", root=str(page.parent)))[0]["value"]
+    assert 15 <= pages <= 25, "about 20 pages are asked for"
+    for name in ("report.md", "report.tex", "report.typ"):
+        text = (page.parent / name).read_text()
+        assert not re.search(r"\{\{(if |\w+: |[\w-]+/)|\[@", text), name
+    drawn = re.findall(r'image\("(figures/[^"]+)"', page.read_text())
+    assert len(drawn) > 20 and sum(name.endswith(".svg") for name in drawn) >= len(drawn) - 2
+
+
+def test_a_standin_is_named_wherever_its_numbers_stand():
+    summary = Results(FIGURES).file("summary-task2")
+    if not summary["standin"]:
+        pytest.skip("Task 2's results are MHIST's")
+    text = report_text(FIGURES)
+    tables = [line for line in text.splitlines() if line.startswith(": ") and "{#tbl:" in line]
+    of_task2 = [
+        line for line in tables if re.search(r"#tbl:(metrics|temperature2|methods2|questions|frozen|ship\w+2)", line)
+    ]
+    assert len(of_task2) == 6 and all(summary["source"] in line for line in of_task2)
+    assert "no result of this task is a result on MHIST" in text
+
+
+def test_the_text_has_no_number_of_its_own():
+    for name in ("report.md", "readme.md"):
+        text = (build.HERE / name).read_text()
+        text = re.sub(r"\{\{.*?\}\}|\$.*?\$|```.*?```|`[^`]*`", "", text, flags=re.DOTALL)
+        text = re.sub(r"3\.1[1-3]|95%", "", text)  # Python's versions, and the level of every interval
+        assert not re.findall(r"\d\.\d|\d%", text), name
+
+
+@pytest.mark.parametrize("notebook", ["Task1", "Task2"])
+def test_every_marked_passage_is_in_the_report(notebook):
+    marked = re.findall(r"<!-- report: ([\w-]+) -->", build.notebook_text(notebook))
+    used = [name for of, name in build.ANSWER.findall((build.HERE / "report.md").read_text()) if of == notebook]
+    assert sorted(marked) == sorted(used)
+    assert all(len(build.answer(notebook, name)) > 80 for name in used)
+
+
+@pytest.mark.parametrize("notebook", ["Task1", "Task2"])
+def test_every_reference_of_a_notebook_is_cited_in_it(notebook):
+    text = build.notebook_text(notebook)
+    cited = set()
+    for first, last in build.CITED_BY_NUMBER.findall(text.partition("## References\n")[0]):
+        cited |= set(range(int(first), int(last or first) + 1))
+    assert cited == set(build.reference_list(text))
+
+
+def test_every_reference_is_cited_in_the_report():
+    assert set(re.findall(r"#ref-([\w-]+)\}", report_text(FIGURES))) == set(build.references())
+
+
+def test_a_citation_or_a_figure_that_is_unknown_is_an_error():
+    with pytest.raises(MissingResult, match="'nobody'"):
+        build.numbered("[@nobody]")
+    with pytest.raises(MissingResult, match="'fig:none'"):
+        build.numbered("{fig:none}")
+
+
+def test_figures_are_numbered_as_they_come():
+    text = build.numbered("{fig:b} {tbl:t}\n\n![x](a.png){#fig:a}\n\n![y](b.png){#fig:b .wide}\n\n: z {#tbl:t}")
+    assert text.startswith("[Fig.\N{NO-BREAK SPACE}2](#fig:b) [Table\N{NO-BREAK SPACE}I](#tbl:t)")
+
+
+def test_a_table_without_a_caption_stays_where_it_stands():
+    plain, titled = "| a |\n|---|\n| b |\n", "| c |\n|---|\n| d |\n\n: Title {#tbl:t .wide}\n"
+    body = build.typst_body(f"{plain}\ntext\n\n{titled}\nmore\n\n{plain}")
+    assert body.count("#figure(") == 1 and body.count("#table(") == 3
+    assert '#figure(scope: "parent", ' in body and "Title" in body
+
+
+def test_every_table_is_used():
+    text = (build.HERE / "report.md").read_text() + (build.HERE / "readme.md").read_text()
+    assert set(build.TABLE.findall(text)) == set(TABLES)
