@@ -134,13 +134,13 @@ def roman(number: int) -> str:
 
 
 def typst_body(text: str) -> str:
-    """Pandoc's Typst; what is labelled .wide spans both columns."""
+    """Pandoc's Typst; what is labelled .wide spans both columns, and floats."""
     wide = re.findall(r"\{#((?:fig|tbl):[\w-]+)[^}]*\.wide", text)
     body = pypandoc.convert_text(text, "typst", format="markdown", extra_args=["--columns=10000"])
     for label in wide:
         end = body.index(f")\n<{label}>")
         start = body.rindex("#figure(", 0, end) + len("#figure(")
-        body = body[:start] + 'scope: "parent", ' + body[start:]
+        body = body[:start] + 'placement: auto, scope: "parent", ' + body[start:]
     # A table without a caption belongs where it stands, and is not counted.
     body = UNTITLED.sub(r"#align(center)\1", body)
     # A word set in math should not fall apart into letters.

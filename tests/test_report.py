@@ -197,7 +197,7 @@ def test_a_table_without_a_caption_stays_where_it_stands():
     plain, titled = "| a |\n|---|\n| b |\n", "| c |\n|---|\n| d |\n\n: Title {#tbl:t .wide}\n"
     body = build.typst_body(f"{plain}\ntext\n\n{titled}\nmore\n\n{plain}")
     assert body.count("#figure(") == 1 and body.count("#table(") == 3
-    assert '#figure(scope: "parent", ' in body and "Title" in body
+    assert '#figure(placement: auto, scope: "parent", ' in body and "Title" in body
 
 
 def test_every_table_is_used():
