@@ -1,5 +1,7 @@
 """utils.notebooks on small notebooks: what it writes, what it says, and what it does about a cell that fails."""
 
+import base64
+import io
 import json
 import os
 import signal
@@ -9,7 +11,9 @@ import time
 from dataclasses import replace
 
 import nbformat
+import numpy as np
 import pytest
+from PIL import Image, ImageFilter
 
 from utils import notebooks
 from utils.notebooks import ROOT, clock, heading, main, time_left
@@ -172,6 +176,26 @@ def test_results_table(tmp_path, capsys, monkeypatch):
     rows = "  teacher        99.2\n  student alone  98.0\n"
     assert f"Task 9 | quick profile | made up\n{rows}  {tmp_path / 'x.png'}\n" in said
     assert "Task 8" not in said
+
+
+def test_large_pictures_are_stored_light_and_keep_their_size_and_look():
+    colours = np.random.default_rng(0).integers(0, 256, (40, 30, 3)).astype(np.uint8)
+    heavy = Image.fromarray(np.kron(colours, np.ones((12, 12, 1))).astype(np.uint8)).filter(ImageFilter.BoxBlur(5))
+
+    def output_of(picture):
+        with io.BytesIO() as file:
+            picture.save(file, "PNG")
+            return nbformat.v4.new_output("display_data", {"image/png": base64.b64encode(file.getvalue()).decode()})
+
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1"), nbformat.v4.new_markdown_cell("x")])
+    notebook.cells[0].outputs = [output_of(heavy), output_of(heavy.crop((0, 0, 9, 9)))]
+    before = [output.data["image/png"] for output in notebook.cells[0].outputs]
+    notebooks.lighten(notebook)
+    after = [output.data["image/png"] for output in notebook.cells[0].outputs]
+    assert len(before[0]) > notebooks.LIGHT and len(after[0]) < len(before[0]) / 2 and after[1] == before[1]
+    light = Image.open(io.BytesIO(base64.b64decode(after[0])))
+    assert light.size == heavy.size
+    assert np.abs(np.asarray(light.convert("RGB"), int) - np.asarray(heavy, int)).mean() < 12
 
 
 def test_missing_notebook(tmp_path, capsys):

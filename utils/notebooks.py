@@ -9,6 +9,8 @@ the time left is a fair guess from the start: "seconds": {"quick": 20, "full": 6
 
 import argparse
 import asyncio
+import base64
+import io
 import json
 import os
 import re
@@ -29,9 +31,14 @@ from jupyter_client.kernelspec import KernelSpec
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbconvert import HTMLExporter
+from PIL import Image
+
+from utils.results import whole_file
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ("Task1.ipynb", "Task2.ipynb")
+LIGHT = 60_000  # bytes of a picture that a notebook takes as it is
+COLOURS = 256
 
 # The first code cell of every notebook, word for word (tests compare them): a notebook cannot import its text
 # from the package, because finding the package is what it does.
@@ -221,9 +228,8 @@ def clock(seconds: float) -> str:
 
 def write(path: Path, text: str) -> None:
     """Write a file so that it is there as a whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def read(path: Path) -> nbformat.NotebookNode:
@@ -285,8 +291,20 @@ def drop_stderr(notebook) -> int:
     return warned
 
 
+def lighten(notebook) -> None:
+    """Stores large pictures with a palette, so that the notebook can be read on the web; figures/ has them in full."""
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+        content = base64.b64decode(output.get("data", {}).get("image/png", ""))
+        if len(content) > LIGHT:
+            with Image.open(io.BytesIO(content)) as picture, io.BytesIO() as smaller:
+                picture.convert("RGB").quantize(COLOURS).save(smaller, "PNG", optimize=True)
+                if smaller.tell() < len(content):
+                    output["data"]["image/png"] = base64.b64encode(smaller.getvalue()).decode() + "\n"
+
+
 def save(notebook, name: str, build: Path) -> list[Path]:
     """Write build/<name>.ipynb and .html; the notebook names no version, so that a rerun leaves the same file."""
+    lighten(notebook)
     notebook.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
     notebook.metadata["language_info"] = {"name": "python"}
     build.mkdir(parents=True, exist_ok=True)
