@@ -88,6 +88,7 @@ def code(path: str, name: str) -> str:
 
 
 def table(name: str, stored: Results) -> str:
+    """A table of report/tables.py; an error names the table and what the results lack for it."""
     try:
         return TABLES[name](stored)
     except (KeyError, TypeError) as fault:
@@ -148,21 +149,21 @@ def typst_body(text: str) -> str:
 
 
 def draw_figures(body: str, stored: Results, folder: Path) -> str:
-    """Copies each figure of the text to `folder`, as SVG drawn from its stored numbers; the text with their names.
+    """Copies each figure of the text to `folder`: the picture as it is, for LaTeX and Markdown, and for Typst as SVG
+    drawn from its stored numbers, once, until they change; the text with the names of the SVGs.
 
-    A figure is drawn once, until its numbers change. One that utils.plots does not know is taken as the picture it is.
+    One that utils.plots cannot draw again stays the picture it is.
     """
     for name in FIGURE.findall(body):
         content = stored.file(name)
         picture = f"{name}.png"
+        shutil.copyfile(stored.folder / picture, folder / picture)
         if content.get("drawn_by") in plots.__all__:
             picture = f"{name}-{results.key_of(content)}.svg"
             if not (folder / picture).is_file():
                 with results.whole_file(folder / picture, ".svg") as temporary:
                     plots.redraw(content, temporary)
-        else:
-            shutil.copyfile(stored.folder / picture, folder / picture)
-        body = body.replace(f'"figures/{name}.png"', f'"figures/{picture}"')
+            body = body.replace(f'"figures/{name}.png"', f'"figures/{picture}"')
     return body
 
 
@@ -188,8 +189,8 @@ def build_report(figures: Path, folder: Path) -> Path:
         "report.md": f"# {title}\n\n{authors}\n\n**Abstract.** {abstract}\n\n**Index terms:** {terms}\n\n{main}",
         "report.tex": pypandoc.convert_text(
             main, "latex", format="markdown",
-            extra_args=["--standalone", "-V", "documentclass=IEEEtran", "-M", f"title={title}", "-M",
-                        f"author={authors}", "-M", f"abstract={abstract}"],
+            extra_args=["--standalone", "-V", "documentclass=IEEEtran", "-V", "classoption=onecolumn", "-M",
+                        f"title={title}", "-M", f"author={authors}", "-M", f"abstract={abstract}"],
         ),
     }.items():  # fmt: skip
         with results.whole_file(work / name) as temporary:
@@ -213,14 +214,15 @@ def main(arguments=None) -> int:
     chosen = parser.parse_args(arguments)
     matplotlib.use("agg")
     try:
-        if chosen.readme:
-            with results.whole_file(ROOT / "README.md", ".md") as temporary:
-                temporary.write_text(readme(chosen.figures), encoding="utf-8")
-            print("README.md is written.")
+        page = readme(chosen.figures) if chosen.readme else None
         pdf = build_report(chosen.figures, chosen.output)
     except MissingResult as fault:
         print(f"The report is not built. {fault}", file=sys.stderr)
         return 1
+    if page:
+        with results.whole_file(ROOT / "README.md", ".md") as temporary:
+            temporary.write_text(page, encoding="utf-8")
+        print("README.md is written.")
     print(f"{pdf} is written; its sources as Typst, LaTeX and Markdown are in {pdf.with_suffix('')}/.")
     return 0
 

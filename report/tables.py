@@ -11,6 +11,15 @@ def markdown(columns: list[str], rows: list[list[str]], align: str | None = None
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
 
 
+def _compared(difference: dict | None, form: str) -> list[str]:
+    """Two cells: a difference with its interval, and on which side of the noise it lies; empty for the reference."""
+    return [written(difference, form), written(difference, "verdict").split()[0]] if difference else ["", ""]
+
+
+def _star(difference: dict) -> str:
+    return " \\*" if written(difference, "verdict").startswith("outside") else ""
+
+
 def task1_main(stored: Results) -> str:
     """Teacher and students, without and with views."""
     intervals = stored.find("summary-task1/intervals")
@@ -26,9 +35,8 @@ def task1_temperature(stored: Results) -> str:
     rows = []
     for t in temperatures:
         found = stored.find(f"task1_temperatures/{t}")
-        against = found["against 4"]
-        reading = [] if t == 4 else [written(against, "gain.2f"), written(against, "verdict").split()[0]]
-        rows.append([str(t), written(found, "mean.2f"), *(reading or ["", ""])])
+        against = None if t == 4 else found["against 4"]
+        rows.append([str(t), written(found, "mean.2f"), *_compared(against, "gain.2f")])
     return markdown(["$T$", "test accuracy, %", "minus $T=4$, points [95%]", "the noise"], rows)
 
 
@@ -41,10 +49,6 @@ def task1_changes(stored: Results) -> str:
         for measure in measures
     ]
     return markdown(["points [95%]", *changes], rows)
-
-
-def _star(difference: dict) -> str:
-    return " \\*" if written(difference, "verdict").startswith("outside") else ""
 
 
 def task1_methods(stored: Results) -> str:
@@ -175,8 +179,7 @@ def task2_methods(stored: Results) -> str:
     """The further methods against KD on the same schedule."""
     rows = []
     for row in stored.find("task2_methods/rows"):
-        d = row.get("against KD")
-        against = [written(d, "gain.3f"), written(d, "verdict").split()[0]] if d else ["", ""]
+        against = _compared(row.get("against KD"), "gain.3f")
         rows.append([row["name"], *(written(row[key], "estimate.3f") for key in ("auc", "average_precision", "f1")),
                      *against])  # fmt: skip
     return markdown(["method", "AUC", "average precision", "F1 of SSA", "AUC minus KD's [95%]", "the noise"], rows)
@@ -184,10 +187,7 @@ def task2_methods(stored: Results) -> str:
 
 def task2_questions(stored: Results) -> str:
     """Question 3, one factor at a time."""
-    rows = [
-        [row["name"], written(row, "gain.3f"), written(row, "verdict").split()[0]]
-        for row in stored.find("task2_questions/rows")
-    ]
+    rows = [[row["name"], *_compared(row, "gain.3f")] for row in stored.find("task2_questions/rows")]
     return markdown(["question", "AUC [95%]", "the noise"], rows, "lcc")
 
 
@@ -195,7 +195,7 @@ def task2_frozen(stored: Results) -> str:
     """What a start is worth while the base is frozen."""
     rows = [
         [row["name"], *(written(row[part], "estimate.3f") for part in ("pretrained", "random")),
-         written(row, "gain.3f"), written(row, "verdict").split()[0]]
+         *_compared(row, "gain.3f")]
         for row in stored.find("task2_frozen/rows")
     ]  # fmt: skip
     return markdown(["network", "pretrained", "random", "difference [95%]", "the noise"], rows)
@@ -205,9 +205,7 @@ def task2_temperature(stored: Results) -> str:
     """AUC at each temperature, and against T = 4."""
     rows = []
     for row in stored.find("task2_temperatures/rows"):
-        d = row.get("against 4")
-        against = [written(d, "gain.3f"), written(d, "verdict").split()[0]] if d else ["", ""]
-        rows.append([str(row["T"]), written(row["auc"], "estimate.3f"), *against])
+        rows.append([str(row["T"]), written(row["auc"], "estimate.3f"), *_compared(row.get("against 4"), "gain.3f")])
     return markdown(["$T$", "AUC [95%]", "minus $T=4$ [95%]", "the noise"], rows)
 
 
