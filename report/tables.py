@@ -51,22 +51,52 @@ def task1_changes(stored: Results) -> str:
     return markdown(["points [95%]", *changes], rows)
 
 
+AGAINST_KD = ["method", "test accuracy, %", "errors of 10,000", "against kd, points [95%]", "p", ""]
+
+
+def _against_kd(row: dict) -> list[str]:
+    """What the columns AGAINST_KD say of one method."""
+    gain = {"mean": row["difference"], "low": row["difference low"], "high": row["difference high"]}
+    reading = "tie" if row["tie"] else "better" if row["difference"] > 0 else "worse"
+    against = ["", "", ""] if row["name"] == "kd" else [written(gain, "gain.2f"), written(row["p"], "p"), reading]
+    name = f"**{row['name']}**" if row["name"] == "kd" else row["name"]
+    return [name, f"{row['accuracy']:.2f} ± {row['sd']:.2f}", f"{row['errors']:.1f}", *against]
+
+
 def task1_methods(stored: Results) -> str:
     """Every method against KD."""
-    rows = []
-    for row in stored.find("task1_comparison/rows"):
-        gain = {"mean": row["difference"], "low": row["difference low"], "high": row["difference high"]}
-        reading = "tie" if row["tie"] else "better" if row["difference"] > 0 else "worse"
-        against = ["", "", ""] if row["name"] == "kd" else [written(gain, "gain.2f"), written(row["p"], "p"), reading]
-        rows.append([
-            f"**{row['name']}**" if row["name"] == "kd" else row["name"],
-            f"{row['accuracy']:.2f} ± {row['sd']:.2f}", f"{row['errors']:.1f}", *against, f"{row['agreement']:.2f}",
-            f"{row['KL to teacher']:.3f}", f"{row['calibration error']:.2f}", f"{row['cost']:.2f}",
-            f"{row['parameters']:,.0f}",
-        ])  # fmt: skip
-    columns = ["method", "test accuracy, %", "errors of 10,000", "against kd, points [95%]", "p", "", "agreement, %",
-               "KL, nats", "calibration error, %", "training time", "parameters"]  # fmt: skip
-    return markdown(columns, rows)
+    rows = [
+        [*_against_kd(row), f"{row['agreement']:.2f}", f"{row['KL to teacher']:.3f}", f"{row['calibration error']:.2f}",
+         f"{row['cost']:.2f}", f"{row['parameters']:,.0f}"]
+        for row in stored.find("task1_comparison/rows")
+    ]  # fmt: skip
+    further = ["agreement, %", "KL, nats", "calibration error, %", "training time", "parameters"]
+    return markdown([*AGAINST_KD, *further], rows)
+
+
+def task1_methods_short(stored: Results) -> str:
+    """The same with the columns that fit a page in a browser."""
+    return markdown(AGAINST_KD, [_against_kd(row) for row in stored.find("task1_comparison/rows")])
+
+
+def task1_shifted(stored: Results) -> str:
+    """The methods that were run on shifted views too."""
+    return markdown(AGAINST_KD, [_against_kd(row) for row in stored.find("task1_shifted/rows")])
+
+
+def task1_controls(stored: Results) -> str:
+    """Methods that spend more epochs than KD, and the halves of early stopping, each beside its control."""
+    return markdown(AGAINST_KD, [_against_kd(row) for row in stored.find("task1_controls/rows")])
+
+
+def task1_best_student(stored: Results) -> str:
+    """The steps to the best student, each against the one before."""
+    gained = stored.find("task1_best_student/gained")
+    rows = [
+        [*_against_kd(row)[:3], *_compared(gained.get(row["name"]), "gain.2f")]
+        for row in stored.find("task1_best_student/rows")
+    ]
+    return markdown([*AGAINST_KD[:3], "against the step before", "the noise"], rows)
 
 
 def task1_verdicts(stored: Results) -> str:
@@ -77,12 +107,6 @@ def task1_verdicts(stored: Results) -> str:
         if row["name"] != "kd":
             (ties if row["tie"] else better if row["difference"] > 0 else worse).append(f"`{row['name']}`")
     return "; ".join(f"{title} {', '.join(names) or 'none'}" for title, names in groups.items()) + "."
-
-
-def task1_methods_short(stored: Results) -> str:
-    """The same with the columns that fit a page in a browser."""
-    full = [line.split(" | ") for line in task1_methods(stored).splitlines()]
-    return "\n".join(" | ".join(cells[:6]) + " |" for cells in full)
 
 
 def task1_settings(stored: Results) -> str:
@@ -240,6 +264,9 @@ TABLES = {
         task1_changes,
         task1_methods,
         task1_methods_short,
+        task1_shifted,
+        task1_controls,
+        task1_best_student,
         task1_verdicts,
         task1_settings,
         task1_cost,

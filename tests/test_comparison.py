@@ -86,6 +86,12 @@ def test_the_table_for_reading_has_intervals_and_names_ties():
     assert shown.loc["kd", "test accuracy, %"] == "91.00 ± 1.00"
 
 
+def test_a_gain_in_words_names_the_noise():
+    better, reference = made_up_runs([0.98, 0.991, 0.985]), made_up_runs([0.97, 0.98, 0.975])
+    assert comparison.gain(better, reference) == "+1.03 [+0.89, +1.18]"
+    assert comparison.gain(made_up_runs([0.97, 0.99, 0.97]), reference) == "+0.17 [-1.73, +2.06], inside the noise"
+
+
 def test_a_single_setting_is_no_choice(monkeypatch):
     monkeypatch.setattr(comparison, "train_and_evaluate", lambda *a, **k: pytest.fail("trained"))
     found = comparison.choose([KD(0.3)], tiny_data(), None, build_model=tiny_model, seeds=(0,))

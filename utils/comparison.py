@@ -115,6 +115,13 @@ def compare(runs: dict[str, list[Run]], reference: str = "kd") -> pd.DataFrame:
     return pd.DataFrame(rows).T.sort_values("accuracy", ascending=False, kind="stable")
 
 
+def gain(runs: Sequence[Run], reference: Sequence[Run]) -> str:
+    """Points of test accuracy that runs have over others, paired by seed: "+0.26 [+0.22, +0.30]", and the noise."""
+    d = metrics.paired_difference(100 * values(runs), 100 * values(reference))
+    noise = "" if d["outside_noise"] else ", inside the noise"
+    return f"{d['mean']:+.2f} [{d['low']:+.2f}, {d['high']:+.2f}]{noise}"
+
+
 def p_in_words(p: float) -> str:
     """ "= 0.024", or "< 0.001" where three digits would say zero."""
     return "< 0.001" if p < 0.0005 else f"= {p:.3f}"

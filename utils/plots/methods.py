@@ -15,7 +15,7 @@ def method_comparison(numbers, text):
     figure, axes = frame(1, len(panels), 5.2 * len(panels), 0.33 * rows + 1.3, text)
     for ax, panel in zip(axes[0], panels, strict=True):
         for y, row in enumerate(reversed(panel["rows"])):
-            colour = TEACHER if row["name"] == "kd" else SCRATCH if row["name"] == "scratch" else BLUE
+            colour = TEACHER if row["name"] == "kd" else SCRATCH if row["name"].startswith("scratch") else BLUE
             face = "white" if row["tie"] else colour
             ax.plot(row["seeds"], np.full(len(row["seeds"]), y), "|", color=colour, alpha=0.5, ms=7)
             ax.plot([row["low"], row["high"]], [y, y], color=colour, lw=1.5)
@@ -24,9 +24,9 @@ def method_comparison(numbers, text):
         reference = next(row["mean"] for row in panel["rows"] if row["name"] == "kd")
         ax.axvline(reference, color=TEACHER, lw=0.8, ls=":")
         ax.axvspan(panel["teacher"]["low"], panel["teacher"]["high"], color="0.85", lw=0)
-        ax.text(panel["teacher"]["mean"], len(panel["rows"]) - 0.4, "teacher", ha="center", va="bottom", fontsize=8)
-        ax.set(title=panel["title"], xlabel="test accuracy, %", ylim=(-0.7, len(panel["rows"]) - 0.3))
-        ax.title.set_position((0.5, 1.05))
+        ax.text(panel["teacher"]["mean"], 1.01, "teacher", ha="center", fontsize=8, transform=ax.get_xaxis_transform())
+        ax.set(xlabel="test accuracy, %", ylim=(-0.7, len(panel["rows"]) - 0.3))
+        ax.set_title(panel["title"], pad=16)  # above the word "teacher"
     return figure
 
 
