@@ -1,6 +1,10 @@
 """The figures that compare methods."""
 
+import math
+from collections import Counter
+
 import numpy as np
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from utils.plots.base import BLUE, DISTILLED, GREEN, ORANGE, PURPLE, SCRATCH, SKY, TEACHER, YELLOW, frame
 
@@ -33,17 +37,28 @@ def method_comparison(numbers, text):
 def gain_against_cost(numbers, text):
     """Gain over KD in points against training cost in multiples of KD's, with intervals of the gain."""
     figure, ((ax,),) = frame(1, 1, 7.2, 4.4, text)
-    for row in numbers["rows"]:
+    beside = Counter()  # names of equally costly methods stand left and right in turn, or they would overlap
+    for row in sorted(numbers["rows"], key=lambda row: row["gain"]):
         colour = "0.55" if row["tie"] else BLUE
         low, high = row["gain"] - row["low"], row["high"] - row["gain"]
         ax.errorbar(row["cost"], row["gain"], [[low], [high]], fmt="o", color=colour, capsize=2, lw=1)
-        ax.annotate(row["name"], (row["cost"], row["gain"]), (5, 4), textcoords="offset points", fontsize=8)
+        cost = round(10 * math.log10(row["cost"]))
+        x, side = ((7, "left"), (-7, "right"))[beside[cost] % 2]
+        beside[cost] += 1
+        ax.annotate(row["name"], (row["cost"], row["gain"]), (x, 5), textcoords="offset points", fontsize=8,
+                    ha=side, va="center")  # fmt: skip
     ax.axhline(0, color=TEACHER, lw=1)
     ax.set(
         xscale="log",
         xlabel="training time with all teachers, in multiples of KD's (logarithmic)",
         ylabel="gain over KD, points of test accuracy",
     )
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    for colour, meaning in ((BLUE, "differs from kd"), ("0.55", "tie with kd")):
+        ax.plot([], [], "o", color=colour, label=meaning)
+    ax.legend(loc="lower right")
     return figure
 
 
@@ -75,6 +90,10 @@ def learning_curves_of_methods(numbers, text):
             values = numbers["curves"][line]
             ax.plot(np.arange(1, len(values) + 1), values, color=colour, lw=1.6, label=line)
         ax.set(title=name, yscale="log")
+        ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5)))
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_formatter(NullFormatter())
     for ax in axes.flat[len(names) :]:
         ax.set_visible(False)
     for ax in axes.flat[max(len(names) - columns, 0) : len(names)]:  # the lowest of each column
@@ -82,4 +101,6 @@ def learning_curves_of_methods(numbers, text):
         ax.tick_params(labelbottom=True)
     for ax in axes[:, 0]:
         ax.set_ylabel("validation error, %")
+    lines = axes[0, 0].get_legend_handles_labels()[0]
+    figure.legend(lines, ["kd", "the method above"], loc="outside upper center", ncols=2)
     return figure
