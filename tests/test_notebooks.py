@@ -77,6 +77,15 @@ def no_skipped_cells(notebook):
     return tagged + commented
 
 
+def what_a_profile_leaves_out_is_not_compared(notebook):
+    """A cell that only the full profile fills has stored outputs that the tests' quick run lacks."""
+    return [
+        cell["id"]
+        for cell in code_cells(notebook)
+        if "not in OPEN" in text_of(cell["source"]) and "nbval-ignore-output" not in cell["metadata"].get("tags", [])
+    ]
+
+
 def first_cell_is_the_shared_one(notebook):
     first = text_of(code_cells(notebook)[0]["source"])
     return [] if first == FIRST_CELL else [first]
@@ -90,6 +99,7 @@ GUARDS = [
     ids_are_unique,
     no_machine_paths,
     no_skipped_cells,
+    what_a_profile_leaves_out_is_not_compared,
     first_cell_is_the_shared_one,
 ]
 
@@ -173,6 +183,7 @@ FAULTS = [
     (no_machine_paths, lambda cells: cells[3]["outputs"].append(data("text/html", "<i>C:\\Users\\me</i>"))),
     (no_machine_paths, lambda cells: cells[3]["outputs"].append(data("text/plain", "PosixPath('/opt/x/y')"))),
     (no_skipped_cells, lambda cells: cells[3]["metadata"].update(tags=["nbval-skip"])),
+    (what_a_profile_leaves_out_is_not_compared, lambda cells: cells[3].update(source='if "x" not in OPEN:\n    run()')),
     (no_skipped_cells, lambda cells: cells[3].update(source="# NBVAL_SKIP\nprint(1)")),
     (first_cell_is_the_shared_one, lambda cells: cells[1].update(source=FIRST_CELL + "\n")),
 ]
