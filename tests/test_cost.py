@@ -21,9 +21,11 @@ COUNTS = {
 }
 MHIST_COUNTS = {
     (mhist_teacher, 96): (23_568_898, 1_283_753_602, 639_225_856),
+    (mhist_teacher, 224): (23_568_898, 6_988_682_882, 3_480_211_456),
     (mhist_student, 96): (2_260_546, 112_685_506, 55_011_712),
     (mhist_student, 224): (2_260_546, 613_032_386, 299_496_832),
     (mhist_assistant, 96): (7_039_554, 1_047_280_197, 520_374_272),
+    (mhist_assistant, 224): (7_039_554, 5_700_725_317, 2_833_139_712),
 }
 every_network = pytest.mark.parametrize("build", COUNTS, ids=lambda build: build.__name__)
 every_mhist_network = pytest.mark.parametrize(

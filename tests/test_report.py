@@ -173,41 +173,52 @@ def test_every_marked_passage_is_in_the_report(notebook):
     assert all(len(build.answer(notebook, name)) > 80 for name in used)
 
 
-def typed_counts() -> list[tuple[str, str, str]]:
-    """(notebook, passage, words in it that hold a count), the counts taken from the networks themselves."""
+def typed_counts() -> dict[str, list[str]]:
+    """{notebook/passage: words in it that hold a count}, the counts taken from the networks themselves."""
     networks = models.mnist_teacher(), models.mnist_student(), models.mnist_assistant()
     layers = [{row["layer"]: row for row in cost.cost_by_layer(network)} for network in networks]
     flops, parameters, multiply_adds = (
         [sum(row[part] for row in rows.values()) for rows in layers]
         for part in ("flops", "parameters", "multiply_adds")
     )
-    conv2, millions = layers[0]["conv2"], [count / 1e6 for count in flops]
+    teacher, student, assistant = (f"{count / 1e6:.1f}" for count in flops)
+    kernel = math.prod(networks[0].get_layer("conv2").kernel.shape)
+    share = layers[0]["conv2"]["multiply_adds"] / multiply_adds[0]
     hint, guided = networks[0].get_layer("fc").units, networks[1].get_layer("fc2").units
-    intervention = METHODS["cid"]().make_student(models.mnist_student, 10).get_layer("intervention")
-    kernel, bias, context, _ = (weight.shape.num_elements() for weight in intervention.weights)
-    pooled = [model(size=32).layers[-1].kernel.shape[0] for model in (models.mhist_teacher, models.mhist_student)]
-    return [
-        ("Task1", "models", f"of {guided} units"),
-        ("Task1", "compression", f"**{flops[0] / flops[1]:.1f} times fewer** operations"),
-        ("Task1", "compression", f"**{parameters[1] / parameters[0] - 1:.0%} more** parameters"),
-        ("Task1", "compression", f"the {math.prod(networks[0].get_layer('conv2').kernel.shape):,} weights of `conv2`"),
-        ("Task1", "compression", f"make {conv2['multiply_adds'] / multiply_adds[0]:.0%} of the teacher's"),
-        ("Task1", "question-10", f"hint `fc` ({hint}), guided `fc1` ({guided})"),
-        ("Task1", "question-10", f"so {hint} and {guided} features"),
-        ("Task1", "question-10", "({2:.1f} million FLOPs, between {0:.1f} and {1:.1f})".format(*millions)),
-        ("Task1", "cid", f"[B, {guided}] and [B, {hint}]"),
-        ("Task1", "cid", f"{guided * hint + hint:,} parameters, in training only"),
-        ("Task1", "cid", f"{kernel + bias:,} parameters that **are deployed**"),
-        ("Task1", "question-11", f"{hint} numbers say"),
-        ("Task1", "question-12", f"{kernel + bias:,} parameters and {context:,} remembered numbers"),
-        ("Task2", "question-1a", f"({pooled[0]:,} numbers for ResNet50V2, {pooled[1]:,} for MobileNetV2)"),
-        ("Task2", "methods", f"of {pooled[0]:,} and {pooled[1]:,} numbers"),
-    ]  # fmt: skip
+    head = METHODS["cid"]().make_student(models.mnist_student, 10).get_layer("intervention")
+    deployed = f"{sum(weight.shape.num_elements() for weight in head.trainable_weights):,} parameters"
+    remembered = head.context.shape.num_elements()
+    resnet, mobilenet = (
+        f"{model(size=32).layers[-1].kernel.shape[0]:,}" for model in (models.mhist_teacher, models.mhist_student)
+    )
+    return {
+        "Task1/models": [f"of {guided} units"],
+        "Task1/compression": [
+            f"**{flops[0] / flops[1]:.1f} times fewer** operations",
+            f"**{parameters[1] / parameters[0] - 1:.0%} more** parameters",
+            f"the {kernel:,} weights of `conv2` make {share:.0%} of the teacher's multiply-adds",
+        ],
+        "Task1/question-10": [
+            f"hint `fc` ({hint}), guided `fc1` ({guided})",
+            f"so {hint} and {guided} features",
+            f"({assistant} million FLOPs, between {teacher} and {student})",
+        ],
+        "Task1/cid": [
+            f"[B, {guided}] and [B, {hint}]",
+            f"{guided * hint + hint:,} parameters, in training only",
+            f"{deployed} that **are deployed**",
+        ],
+        "Task1/question-11": [f"{hint} numbers say"],
+        "Task1/question-12": [f"{deployed} and {remembered:,} remembered numbers"],
+        "Task2/question-1a": [f"({resnet} numbers for ResNet50V2, {mobilenet} for MobileNetV2)"],
+        "Task2/methods": [f"of {resnet} and {mobilenet} numbers"],
+    }
 
 
 def test_counts_typed_in_the_answers_are_those_of_the_networks():
-    wrong = [(notebook, name, words) for notebook, name, words in typed_counts()
-             if words not in build.answer(notebook, name)]  # fmt: skip
+    typed = typed_counts().items()
+    wrong = [(place, words) for place, all_words in typed for words in all_words
+             if words not in build.answer(*place.split("/"))]  # fmt: skip
     assert not wrong
 
 
