@@ -31,7 +31,10 @@ def predict(data):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_accuracy_falls_with_the_strength(split, predict, kind):
-    accuracy = corrupted_accuracy(predict, split, kinds=(kind,))[kind]
+    accuracy, constant = (
+        found[kind] for found in corrupted_accuracy((predict, lambda x: np.eye(10)[[3] * len(x)]), split, kinds=(kind,))
+    )
+    assert constant == [np.mean(split.labels == 3)] * 6  # each model's own answers
     assert len(accuracy) == 1 + len(STRENGTHS)
     assert accuracy[0] == np.mean(predict(split.images).argmax(-1) == split.labels) > 0.9
     assert accuracy[5] < accuracy[0] - 0.05

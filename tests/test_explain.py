@@ -296,3 +296,18 @@ def test_overlap_with_a_mask():
 def test_segment_sums_keep_the_whole():
     sums = explain.segment_sums([[1.0, 2.0], [3.0, 4.0]], [[0, 1], [1, 2]])
     np.testing.assert_array_equal(sums, [1, 5, 4])
+
+
+def test_an_explanation_in_words_names_answers_places_and_likeness():
+    segments = np.arange(9).reshape(3, 3).repeat(2, axis=0).repeat(2, axis=1)
+    visible = np.arange(9) != 4
+    teacher = np.where(visible, np.linspace(0.4, -0.4, 9), 9.0)  # the middle one is background: no piece to speak of
+    found = explain.Explanation(
+        np.zeros((6, 6, 1)), segments, visible, {"teacher": {1: teacher}, "student": {1: -teacher}},
+        {"teacher": np.array([0.2, 0.8]), "student": np.array([0.75, 0.25])},
+    )  # fmt: skip
+    assert explain.told(found, 1, ["HP", "SSA"]) == (
+        "The teacher answers SSA (0.80); for SSA the piece at the upper left speaks most (+0.40). "
+        "The student answers HP (0.75); for SSA the piece at the lower right speaks most (+0.40), and its ranking of "
+        "the pieces has a correlation of -1.00 with the teacher's."
+    )

@@ -19,6 +19,14 @@ from utils import notebooks
 from utils.notebooks import ROOT, clock, heading, main, time_left
 from utils.settings import settings
 
+SUMMARY = {
+    "title": "Task 9",
+    "profile": "quick",
+    "source": "made up",
+    "rows": [["teacher", "99.2"], ["student alone", "98.0"]],
+    "files": ["x.png"],
+}
+
 
 def write(path, *sources):
     """A notebook with a heading and then one cell for each source, each with an old output; text starts with a #."""
@@ -81,6 +89,25 @@ def test_kept_notebook_is_the_same_after_a_second_run(tmp_path):
     assert [cell["execution_count"] for cell in code_cells(path)] == [1, 2, 3]
     assert run(path, "--keep") == 0
     assert path.read_bytes() == first
+
+
+@pytest.mark.parametrize(("standin", "shown"), [(True, True), (False, False), (None, False)])
+def test_private_pictures_are_kept_only_of_a_standin(tmp_path, monkeypatch, standin, shown):
+    with io.BytesIO() as file:
+        Image.new("L", (2, 2)).save(file, "PNG")
+        picture = f"import IPython.display as d\nd.display(d.Image({file.getvalue()!r}))"
+    path = write(tmp_path / "Small.ipynb", picture, picture)
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[1].metadata["tags"] = ["private"]
+    nbformat.write(notebook, path)
+    if standin is not None:  # else no summary says what the data were
+        (tmp_path / "summary-small.json").write_text(json.dumps(SUMMARY | {"standin": standin}))
+    monkeypatch.setattr("utils.settings.settings", replace(settings, figures=tmp_path))
+    assert run(path, "--keep") == 0
+    private, public = ("image/png" in cell["outputs"][0]["data"] for cell in code_cells(path))
+    assert (private, public) == (shown, True)
+    executed = code_cells(path.parent / "the build" / "Small.ipynb")
+    assert all("image/png" in cell["outputs"][0]["data"] for cell in executed)
 
 
 def test_failing_cell_ends_the_run_and_is_named(tmp_path, capsys):
@@ -159,17 +186,10 @@ def test_interrupt_keeps_what_ran(tmp_path):
 
 
 def test_results_table(tmp_path, capsys, monkeypatch):
-    summary = {
-        "title": "Task 9",
-        "profile": "quick",
-        "source": "made up",
-        "rows": [["teacher", "99.2"], ["student alone", "98.0"]],
-        "files": ["x.png"],
-    }
     old = tmp_path / "summary-old.json"
-    old.write_text(json.dumps({**summary, "title": "Task 8"}), encoding="utf-8")
+    old.write_text(json.dumps({**SUMMARY, "title": "Task 8"}), encoding="utf-8")
     os.utime(old, (0, 0))
-    source = f"from pathlib import Path\nPath({str(tmp_path / 'summary-9.json')!r}).write_text({json.dumps(summary)!r})"
+    source = f"from pathlib import Path\nPath({str(tmp_path / 'summary-9.json')!r}).write_text({json.dumps(SUMMARY)!r})"
     monkeypatch.setattr("utils.settings.settings", replace(settings, figures=tmp_path))
     assert run(write(tmp_path / "Small.ipynb", source)) == 0
     said = capsys.readouterr().out

@@ -86,6 +86,15 @@ def what_a_profile_leaves_out_is_not_compared(notebook):
     ]
 
 
+def private_pictures_are_tagged(notebook):
+    """Cells whose figures stay out of the published folder; the runner goes by their tag."""
+    return [
+        cell["id"]
+        for cell in code_cells(notebook)
+        if "folder=PRIVATE" in text_of(cell["source"]) and "private" not in cell["metadata"].get("tags", [])
+    ]
+
+
 def first_cell_is_the_shared_one(notebook):
     first = text_of(code_cells(notebook)[0]["source"])
     return [] if first == FIRST_CELL else [first]
@@ -100,6 +109,7 @@ GUARDS = [
     no_machine_paths,
     no_skipped_cells,
     what_a_profile_leaves_out_is_not_compared,
+    private_pictures_are_tagged,
     first_cell_is_the_shared_one,
 ]
 
@@ -184,6 +194,7 @@ FAULTS = [
     (no_machine_paths, lambda cells: cells[3]["outputs"].append(data("text/plain", "PosixPath('/opt/x/y')"))),
     (no_skipped_cells, lambda cells: cells[3]["metadata"].update(tags=["nbval-skip"])),
     (what_a_profile_leaves_out_is_not_compared, lambda cells: cells[3].update(source='if "x" not in OPEN:\n    run()')),
+    (private_pictures_are_tagged, lambda cells: cells[3].update(source='publish("x", draw, folder=PRIVATE)')),
     (no_skipped_cells, lambda cells: cells[3].update(source="# NBVAL_SKIP\nprint(1)")),
     (first_cell_is_the_shared_one, lambda cells: cells[1].update(source=FIRST_CELL + "\n")),
 ]

@@ -99,7 +99,7 @@ def compare(runs: dict[str, list[Run]], reference: str = "kd") -> pd.DataFrame:
             part: float(values(group, part).mean())
             for part in ("errors", "agreement", "kl_to_teacher", "calibration_error")
         }
-        model = group[0].model()
+        model = group[0].make_model()  # counts need no trained weights
         rows[name] = {
             "accuracy": accuracy["mean"], "sd": accuracy["sd"], "low": accuracy["low"], "high": accuracy["high"],
             "errors": means["errors"], "difference": pair["mean"], "difference low": pair["low"],
@@ -134,7 +134,7 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
         "test accuracy, %": [f"{a:.2f} ± {s:.2f}" for a, s in zip(numbers["accuracy"], numbers["sd"], strict=True)],
         "errors": numbers["errors"].round(1),
         "against kd, points [95%]": [
-            f"{d:+.2f} [{low:+.2f}, {high:+.2f}]"
+            f"{d:+.2f} [{low:+.2f}, {high:+.2f}]" if low or high else ""  # the reference itself
             for d, low, high in numbers[["difference", "difference low", "difference high"]].to_numpy()
         ],
         "p, corrected": [p_in_words(p).removeprefix("= ") if np.isfinite(p) else "" for p in numbers["p"]],

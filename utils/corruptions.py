@@ -4,7 +4,7 @@ After Hendrycks and Dietterich, Benchmarking Neural Network Robustness to Common
 2019, with strengths chosen for digits of 28x28 pixels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy import ndimage
@@ -71,18 +71,18 @@ def corrupt(images: np.ndarray, kind: str, strength: int, seed: int = 0) -> np.n
 
 
 def corrupted_accuracy(
-    predict: Callable[[np.ndarray], np.ndarray], split, *, kinds=tuple(KINDS), seed: int = 0
-) -> dict:
-    """Accuracy of a model at each strength: {kind: [at strength 0, 1, …, 5]}.
+    models: Sequence[Callable[[np.ndarray], np.ndarray]], split, *, kinds=tuple(KINDS), seed: int = 0
+) -> list[dict]:
+    """Accuracy of each model at each strength: for each of them {kind: [at strength 0, 1, …, 5]}.
 
     Args:
-        predict: uint8 images [n, H, W, C] → logits or probabilities [n, C].
+        models: functions of uint8 images [n, H, W, C] → logits or probabilities [n, C].
         split: the test split; every model that is asked with the same seed sees the same pictures.
     """
-    return {
-        kind: [
-            float(np.mean(predict(corrupt(split.images, kind, strength, seed)).argmax(axis=-1) == split.labels))
-            for strength in (0, *STRENGTHS)
-        ]
-        for kind in kinds
-    }
+    found = [{kind: [] for kind in kinds} for _ in models]
+    for kind in kinds:
+        for strength in (0, *STRENGTHS):
+            images = corrupt(split.images, kind, strength, seed)
+            for predict, accuracy in zip(models, found, strict=True):
+                accuracy[kind].append(float(np.mean(predict(images).argmax(axis=-1) == split.labels)))
+    return found

@@ -253,6 +253,37 @@ def pick_examples(answers: dict, labels) -> dict[str, int]:
     }
 
 
+def _place(explanation: Explanation, segment: int) -> str:
+    """Where the middle of a segment lies, in thirds of what is visible: "upper left", "middle centre"."""
+    thirds = []
+    for visible, at in zip(
+        np.nonzero(explanation.visible[explanation.segments]), np.nonzero(explanation.segments == segment), strict=True
+    ):
+        low, high = visible.min(), visible.max() + 1
+        thirds.append(int(3 * (np.mean(at) - low) / (high - low)))
+    return f"{('upper', 'middle', 'lower')[thirds[0]]} {('left', 'centre', 'right')[thirds[1]]}"
+
+
+def told(explanation: Explanation, label: int, class_names) -> str:
+    """One explanation in words: what each model answers, which piece of the image speaks most for a class, and how
+    alike the other models weigh the pieces to the first one, the teacher."""
+    first = next(iter(explanation.probabilities))
+    sentences = []
+    for name, found in explanation.probabilities.items():
+        weights = explanation.of(name, label)
+        strongest = int(np.where(explanation.visible, weights, -np.inf).argmax())
+        sentence = (
+            f"The {name} answers {class_names[found.argmax()]} ({found.max():.2f}); for {class_names[label]} the piece "
+            f"at the {_place(explanation, strongest)} speaks most ({weights[strongest]:+.2f})"
+        )
+        if name != first:
+            both = (weights[explanation.visible], explanation.of(first, label)[explanation.visible])
+            alike = explanation_agreement(*both)["rank_correlation"]
+            sentence += f", and its ranking of the pieces has a correlation of {alike:.2f} with the {first}'s"
+        sentences.append(sentence + ".")
+    return " ".join(sentences)
+
+
 def figure_row(title: str, explanation: Explanation, label: int, class_names) -> dict:
     """One row of the figure `plots.explanations`: the image, its segments, and each model's weights for one class."""
     return {

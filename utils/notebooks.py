@@ -10,6 +10,7 @@ the time left is a fair guess from the start: "seconds": {"quick": 20, "full": 6
 import argparse
 import asyncio
 import base64
+import copy
 import io
 import json
 import os
@@ -33,7 +34,7 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbconvert import HTMLExporter
 from PIL import Image
 
-from utils.results import whole_file
+from utils.results import read_json, whole_file
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ("Task1.ipynb", "Task2.ipynb")
@@ -302,6 +303,19 @@ def lighten(notebook) -> None:
                     output["data"]["image/png"] = base64.b64encode(smaller.getvalue()).decode() + "\n"
 
 
+def publishable(notebook, standin: bool) -> nbformat.NotebookNode:
+    """The notebook to keep: pictures of cells tagged "private" stay only where a stand-in was drawn for the data.
+
+    MHIST's images may not be passed on, and a notebook that is kept is one that is committed.
+    """
+    kept = copy.deepcopy(notebook)
+    for cell in kept.cells:
+        for output in cell.get("outputs", []) if "private" in cell.metadata.get("tags", []) and not standin else []:
+            if "image/png" in output.get("data", {}):
+                output["data"] = {"text/plain": "(A picture of data that may not be passed on: build/ has it.)"}
+    return kept
+
+
 def save(notebook, name: str, build: Path) -> list[Path]:
     """Write build/<name>.ipynb and .html; the notebook names no version, so that a rerun leaves the same file."""
     lighten(notebook)
@@ -368,7 +382,8 @@ def main(arguments: list[str] | None = None) -> int:
         elif options.keep and outcome.warned:
             faults.append(f"{path.name} was not replaced: a notebook that is kept must write nothing to stderr.")
         elif options.keep:
-            write(path, nbformat.writes(notebook) + "\n")
+            summary = read_json(settings.figures / f"summary-{path.stem.lower()}.json") or {}
+            write(path, nbformat.writes(publishable(notebook, summary.get("standin", False))) + "\n")
             files.append(path)
     for line in [*results(settings.figures, since), "", "Files", *(f"  {shown(path)}" for path in files)]:
         screen.line(line)

@@ -10,7 +10,7 @@ from utils import results, signals
 from utils.methods import Method
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
     """A finished run: its record, and a way to its weights."""
 

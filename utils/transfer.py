@@ -45,6 +45,12 @@ def _start_weights(build_model, method, start: Start, seed: int, data: Dataset) 
     return model.get_weights()
 
 
+@lru_cache(maxsize=3)
+def _asked(teacher: Run) -> keras.Model:
+    """A teacher's network, to be asked only: building a large one takes seconds, and many students share it."""
+    return teacher.model()
+
+
 def measure(network: Network, data: Dataset, purpose: str, teacher, folder: Path) -> dict:
     """What a run's record says of a trained network. The threshold comes from validation; test is read to report."""
     parts = {"validation": data.validation} | ({"test": data.test} if purpose == "report" else {})
@@ -169,7 +175,7 @@ def transfer_learn(
             "profile": settings.profile, "source": data.source, "standin": data.standin, "start": start.label,
             "teacher_weights": teacher.record["weights_digest"] if isinstance(teacher, Run) else None,
         }  # fmt: skip
-        teacher_model = teacher.model() if isinstance(teacher, Run) else teacher
+        teacher_model = _asked(teacher) if isinstance(teacher, Run) else teacher
         # A method's heads are trained too: then the next run needs a network of its own.
         make_network = _network if type(traced).make_heads is Method.make_heads else _network.__wrapped__
         network = make_network(
