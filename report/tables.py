@@ -35,9 +35,10 @@ def task1_temperature(stored: Results) -> str:
     rows = []
     for t in temperatures:
         found = stored.find(f"task1_temperatures/{t}")
-        against = None if t == 4 else found["against 4"]
-        rows.append([str(t), written(found, "mean.2f"), *_compared(against, "gain.2f")])
-    return markdown(["$T$", "test accuracy, %", "minus $T=4$, points [95%]", "the noise"], rows)
+        against = found.get("against 4")  # which T = 4 itself has not
+        compared = [written(against, "gain.2f"), written(against["corrected"], "p")] if against else ["", ""]
+        rows.append([str(t), written(found, "mean.2f"), *compared])
+    return markdown(["$T$", "test accuracy, %", "minus $T=4$, points [95%]", "p"], rows)
 
 
 def task1_changes(stored: Results) -> str:
@@ -51,14 +52,28 @@ def task1_changes(stored: Results) -> str:
     return markdown(["points [95%]", *changes], rows)
 
 
+def _side(tie: bool, difference: float) -> str:
+    return "tie" if tie else "better" if difference > 0 else "worse"
+
+
+def _sides_in_words(title: str, sides: dict[str, str]) -> str:
+    """A sentence that sorts methods by which side of KD they are on: {method: "better", "worse" or "tie"}."""
+    groups = {
+        titled: [name for name, found in sides.items() if found == side]
+        for titled, side in ((title, "better"), ("worse:", "worse"), ("not to be told from it:", "tie"))
+    }
+    return "; ".join(f"{titled} {', '.join(names) or 'none'}" for titled, names in groups.items()) + "."
+
+
 AGAINST_KD = ["method", "test accuracy, %", "errors of 10,000", "against kd, points [95%]", "p", ""]
 
 
 def _against_kd(row: dict) -> list[str]:
     """What the columns AGAINST_KD say of one method."""
     gain = {"mean": row["difference"], "low": row["difference low"], "high": row["difference high"]}
-    reading = "tie" if row["tie"] else "better" if row["difference"] > 0 else "worse"
-    against = ["", "", ""] if row["name"] == "kd" else [written(gain, "gain.2f"), written(row["p"], "p"), reading]
+    against = ["", "", ""]
+    if row["name"] != "kd":
+        against = [written(gain, "gain.2f"), written(row["p"], "p"), _side(row["tie"], row["difference"])]
     name = f"**{row['name']}**" if row["name"] == "kd" else row["name"]
     return [name, f"{row['accuracy']:.2f} ± {row['sd']:.2f}", f"{row['errors']:.1f}", *against]
 
@@ -101,12 +116,9 @@ def task1_best_student(stored: Results) -> str:
 
 def task1_verdicts(stored: Results) -> str:
     """Which methods differ from KD, as a sentence."""
-    groups = {"Better, with p-values corrected over the methods:": [], "worse:": [], "not to be told from it:": []}
-    better, worse, ties = groups.values()
-    for row in stored.find("task1_comparison/rows"):
-        if row["name"] != "kd":
-            (ties if row["tie"] else better if row["difference"] > 0 else worse).append(f"`{row['name']}`")
-    return "; ".join(f"{title} {', '.join(names) or 'none'}" for title, names in groups.items()) + "."
+    rows = [row for row in stored.find("task1_comparison/rows") if row["name"] != "kd"]
+    sides = {f"`{row['name']}`": _side(row["tie"], row["difference"]) for row in rows}
+    return _sides_in_words("Better, with p-values corrected over the methods:", sides)
 
 
 def task1_settings(stored: Results) -> str:
@@ -209,6 +221,13 @@ def task2_methods(stored: Results) -> str:
     return markdown(["method", "AUC", "average precision", "F1 of SSA", "AUC minus KD's [95%]", "the noise"], rows)
 
 
+def task2_verdicts(stored: Results) -> str:
+    """Which of the further methods differ from KD, as a sentence."""
+    against = {row["name"]: row["against KD"] for row in stored.find("task2_methods/rows") if "against KD" in row}
+    sides = {name: _side(not d["outside_noise"], d["mean"]) for name, d in against.items()}
+    return _sides_in_words("Better than KD in AUC:", sides)
+
+
 def task2_questions(stored: Results) -> str:
     """Question 3, one factor at a time."""
     rows = [[row["name"], *_compared(row, "gain.3f")] for row in stored.find("task2_questions/rows")]
@@ -276,6 +295,7 @@ TABLES = {
         task1_latency,
         task2_main,
         task2_methods,
+        task2_verdicts,
         task2_frozen,
         task2_questions,
         task2_temperature,

@@ -157,6 +157,17 @@ def test_a_standin_is_named_wherever_its_numbers_stand():
     assert "no result of this task is a result on MHIST" in text
 
 
+def test_with_mhist_the_report_does_without_its_pictures(stored):
+    change(stored, "summary-task2", lambda content: content.update(standin=False, source="MHIST, made up here"))
+    for name in ("task2_images", "task2_explanations"):  # the notebook keeps these out of the folder that is published
+        (stored / f"{name}.json").unlink()
+        (stored / f"{name}.png").unlink()
+    text = report_text(stored)
+    assert build.FIGURE.findall(build.typst_body(text)) and "MHIST, made up here" in text
+    assert all(stored.joinpath(f"{name}.png").is_file() for name in build.FIGURE.findall(build.typst_body(text)))
+    assert "On the drawings" not in text and "fig:images" not in text and "fig:explanations2" not in text
+
+
 def test_the_text_has_no_number_of_its_own():
     for name in ("report.md", "readme.md"):
         text = (build.HERE / name).read_text()
