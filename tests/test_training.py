@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -286,6 +287,23 @@ def test_a_finished_run_leaves_no_graph_behind(folders):
     for seed in (1, 2):
         train(folders, seed=seed)
     assert graphs() == before
+
+
+def test_the_next_run_frees_the_networks_of_the_last(folders):
+    built = []
+
+    def remembered(outputs=3):
+        model = tiny_model(outputs)
+        built.append(weakref.ref(model))
+        return model
+
+    gc.disable()  # which Python's collector does by itself only after many objects, and a network is few
+    try:
+        for seed in (0, 1):
+            train(folders, build=remembered, seed=seed)
+        assert built[0]() is None
+    finally:
+        gc.enable()
 
 
 def test_stages_train_one_student_one_after_the_other(folders, monkeypatch):

@@ -14,7 +14,17 @@ from utils.distiller import TrainingFailed
 from utils.fitting import measure, splits, train_once
 from utils.methods import KD, Method
 from utils.progress import ProgressBar
-from utils.runs import Run, code_parts, described, model_of, save_weights, teacher_name, teacher_weights, weights_path
+from utils.runs import (
+    Run,
+    code_parts,
+    described,
+    free_networks,
+    model_of,
+    save_weights,
+    teacher_name,
+    teacher_weights,
+    weights_path,
+)
 from utils.settings import settings
 
 PURPOSES = ("choose", "report")
@@ -147,6 +157,7 @@ def train_and_evaluate(
         return method.make_student(build_model, data.num_classes)
 
     def train() -> Run:
+        free_networks()
         teacher_model = model_of(teacher)
         content = {"profile": settings.profile, "source": data.source, "standin": data.standin}
         content["teacher_weights"] = teacher_weights(teacher)

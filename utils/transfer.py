@@ -16,7 +16,7 @@ from utils.metrics import teacher_agreement
 from utils.phases import Network, Schedule, steering, train_in_phases
 from utils.pretraining import SETTLING_IMAGES, Start, settle_batch_norm
 from utils.progress import ProgressBar
-from utils.runs import Run, code_parts, described, save_weights, weights_path
+from utils.runs import Run, code_parts, described, free_networks, save_weights, weights_path
 from utils.settings import settings
 
 # Table 1 of the assignment; the assistant's is ours, as it is a student too.
@@ -171,6 +171,7 @@ def transfer_learn(
         return Run(record, weights, build_model, make_model, train, teacher if method.needs_teacher else None)
 
     def train() -> Run:
+        free_networks()
         content = {
             "profile": settings.profile, "source": data.source, "standin": data.standin, "start": start.label,
             "teacher_weights": teacher.record["weights_digest"] if isinstance(teacher, Run) else None,
