@@ -77,22 +77,23 @@ def no_skipped_cells(notebook):
     return tagged + commented
 
 
-def what_a_profile_leaves_out_is_not_compared(notebook):
-    """A cell that only the full profile fills has stored outputs that the tests' quick run lacks."""
+def lacking(notebook, tag, words):
+    """Code cells with these words in them that do not have a tag."""
     return [
         cell["id"]
         for cell in code_cells(notebook)
-        if "not in OPEN" in text_of(cell["source"]) and "nbval-ignore-output" not in cell["metadata"].get("tags", [])
+        if words in text_of(cell["source"]) and tag not in cell["metadata"].get("tags", [])
     ]
+
+
+def what_a_profile_leaves_out_is_not_compared(notebook):
+    """A cell that only the full profile fills has stored outputs that the tests' quick run lacks."""
+    return lacking(notebook, "nbval-ignore-output", "not in OPEN")
 
 
 def private_pictures_are_tagged(notebook):
     """Cells whose figures stay out of the published folder; the runner goes by their tag."""
-    return [
-        cell["id"]
-        for cell in code_cells(notebook)
-        if "folder=PRIVATE" in text_of(cell["source"]) and "private" not in cell["metadata"].get("tags", [])
-    ]
+    return lacking(notebook, "private", "folder=PRIVATE")
 
 
 def first_cell_is_the_shared_one(notebook):

@@ -309,10 +309,10 @@ def publishable(notebook, standin: bool) -> nbformat.NotebookNode:
     MHIST's images may not be passed on, and a notebook that is kept is one that is committed.
     """
     kept = copy.deepcopy(notebook)
-    for cell in kept.cells:
-        for output in cell.get("outputs", []) if "private" in cell.metadata.get("tags", []) and not standin else []:
-            if "image/png" in output.get("data", {}):
-                output["data"] = {"text/plain": "(A picture of data that may not be passed on: build/ has it.)"}
+    private = [cell for cell in kept.cells if "private" in cell.metadata.get("tags", []) and not standin]
+    for output in (output for cell in private for output in cell.outputs):
+        if "image/png" in output.get("data", {}):
+            output["data"] = {"text/plain": "(A picture of data that may not be passed on: build/ has it.)"}
     return kept
 
 
