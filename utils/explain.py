@@ -255,13 +255,13 @@ def pick_examples(answers: dict, labels) -> dict[str, int]:
 
 def _place(explanation: Explanation, segment: int) -> str:
     """Where the middle of a segment lies, in thirds of what is visible: "upper left", "middle centre"."""
-    thirds = []
-    for visible, at in zip(
-        np.nonzero(explanation.visible[explanation.segments]), np.nonzero(explanation.segments == segment), strict=True
-    ):
+    names = ("upper", "middle", "lower"), ("left", "centre", "right")
+    seen, piece = np.nonzero(explanation.visible[explanation.segments]), np.nonzero(explanation.segments == segment)
+    words = []
+    for name, visible, at in zip(names, seen, piece, strict=True):  # along rows, then along columns
         low, high = visible.min(), visible.max() + 1
-        thirds.append(int(3 * (np.mean(at) - low) / (high - low)))
-    return f"{('upper', 'middle', 'lower')[thirds[0]]} {('left', 'centre', 'right')[thirds[1]]}"
+        words.append(name[int(3 * (np.mean(at) - low) / (high - low))])
+    return " ".join(words)
 
 
 def told(explanation: Explanation, label: int, class_names) -> str:
