@@ -1,11 +1,14 @@
 """Choosing on validation, and the table that compares methods over seeds."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from tests.test_training import tiny_data, tiny_model
-from utils import comparison, training
-from utils.methods import KD, Scratch
+from utils import comparison, metrics, training
+from utils.data import Split
+from utils.methods import KD, Scratch, SubclassTeacher
 from utils.runs import Run
 
 
@@ -117,3 +120,36 @@ def test_p_values_are_corrected_over_those_that_exist():
 
 def test_a_small_p_value_is_not_zero():
     assert [comparison.p_in_words(p) for p in (0.0241, 0.0005, 0.0004)] == ["= 0.024", "= 0.001", "< 0.001"]
+
+
+def test_invented_subclasses_are_measured_once_for_the_same_weights(tmp_path, monkeypatch):
+    folders = {"runs": tmp_path / "runs", "cache": tmp_path / "cache"}
+    teacher = training.train_and_evaluate(tiny_model, SubclassTeacher(2), tiny_data(), epochs=2, **folders)
+    images = tiny_data().test.images
+    invented = comparison.invented_subclasses(teacher.model(), images)
+    assert invented.shape == (15,) and set(invented) <= set(range(6))
+    classes = teacher.model().predict(images / np.float32(255), verbose=0).argmax(-1)
+    assert np.mean(invented // 2 == classes) > 0.6  # the highest subclass is mostly one of the likeliest class
+    split = Split(images, classes.astype(np.int32), subclasses=invented)
+    perfect = {"purity": 1.0, "mutual_information": 1.0}
+    assert comparison.subclass_alignment(teacher, split, folders["runs"]) == perfect
+
+    monkeypatch.setattr(Run, "model", lambda run: pytest.fail("the weights were asked for"))
+    assert comparison.subclass_alignment(teacher, split, folders["runs"]) == perfect
+    monkeypatch.undo()
+    unlike = replace(split, subclasses=np.zeros(15, np.int32))
+    expected = metrics.subclass_alignment(unlike.subclasses, invented)
+    assert comparison.subclass_alignment(teacher, unlike, folders["runs"]) == expected != perfect
+
+
+def test_other_weights_are_measured_anew(tmp_path):
+    folders = {"runs": tmp_path / "runs", "cache": tmp_path / "cache"}
+    teachers = [
+        training.train_and_evaluate(tiny_model, SubclassTeacher(2), tiny_data(), epochs=epochs, **folders)
+        for epochs in (1, 6)
+    ]
+    images = tiny_data().test.images
+    known = comparison.invented_subclasses(teachers[0].model(), images)
+    split = Split(images, tiny_data().test.labels, subclasses=known)
+    first, second = (comparison.subclass_alignment(teacher, split, folders["runs"]) for teacher in teachers)
+    assert first["purity"] == 1.0 > second["purity"]

@@ -1,34 +1,38 @@
 """Methods compared under one protocol: each chooses its setting on validation, then all run from equal starts."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import keras
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from utils import cost, metrics
-from utils.data import Dataset
+from utils import cost, metrics, results, signals
+from utils.data import Dataset, Split
 from utils.methods import Method
 from utils.runs import Run
+from utils.settings import settings
 from utils.training import train_and_evaluate, values
 
 
-def choose(settings: Sequence[Method], data: Dataset, teacher, *, build_model, seeds, **options) -> tuple[Method, list]:
+def choose(
+    candidates: Sequence[Method], data: Dataset, teacher, *, build_model, seeds, **options
+) -> tuple[Method, list]:
     """The setting with the highest validation accuracy, and [(setting, accuracy)] of all.
 
-    The first of `settings`, the one that comes recommended, stays if it lies within one standard error of the best:
+    The first of `candidates`, the one that comes recommended, stays if it lies within one standard error of the best:
     sqrt(a (1 - a) / n) for an accuracy a on n images. `teacher` was trained without the validation split. A single
     setting is no choice, and nothing is trained for it.
     """
-    if len(settings) == 1:
-        return settings[0], []
+    if len(candidates) == 1:
+        return candidates[0], []
     found = []
-    for number, method in enumerate(settings, 1):
+    for number, method in enumerate(candidates, 1):
         runs = [
             train_and_evaluate(
                 build_model, method, data, teacher=teacher, seed=seed, purpose="choose",
-                title=f"[{method.name}, setting {number}/{len(settings)}] seed {seed}", **options,
+                title=f"[{method.name}, setting {number}/{len(candidates)}] seed {seed}", **options,
             )
             for seed in seeds
         ]  # fmt: skip
@@ -113,6 +117,37 @@ def compare(runs: dict[str, list[Run]], reference: str = "kd") -> pd.DataFrame:
         row["p"] = p.get(name, float("nan"))
         row["tie"] = name != reference and not (row["p"] <= 0.05)
     return pd.DataFrame(rows).T.sort_values("accuracy", ascending=False, kind="stable")
+
+
+def invented_subclasses(teacher: keras.Model, images: np.ndarray) -> np.ndarray:
+    """The subclass that a teacher with subclasses puts each uint8 image in, int32 [n]: its highest subclass logit."""
+    by_subclass = keras.Model(teacher.inputs, teacher.get_layer("logits").output)
+    return signals.predict_logits(by_subclass, images).argmax(axis=-1).astype(np.int32)
+
+
+def subclass_alignment(run: Run, split: Split, folder: Path | None = None) -> dict[str, float]:
+    """`metrics.subclass_alignment` of what a trained teacher invented with what `split` knows, measured once.
+
+    It is recorded beside the runs (or in `folder`), so that a machine that has the records but not the weights need
+    not train the teacher again for two numbers.
+    """
+    folder = Path(folder or settings.runs)
+
+    def config():
+        trained = run.record["config"]
+        return {name: trained[name] for name in ("task", "model", "method", "profile", "seed")} | {
+            "purpose": "alignment",
+            "weights": run.record["weights_digest"],
+            "images": results.digest(split.images, split.subclasses),
+            "code": results.code_version(invented_subclasses, metrics.subclass_alignment),
+        }
+
+    if (record := results.load_record(folder, config())) is None:
+        found = invented_subclasses(run.model(), split.images)  # which may have to train it, to other weights
+        measured = metrics.subclass_alignment(split.subclasses, found)
+        results.save_record(folder, config(), {"status": "finished", "metrics": measured})
+        record = results.load_record(folder, config())
+    return record["metrics"]
 
 
 def gain(runs: Sequence[Run], reference: Sequence[Run]) -> str:
