@@ -11,7 +11,7 @@ from utils import binary, models, phases, pretraining, signals, transfer
 from utils.data import Dataset, Split, pipeline
 from utils.data.views import StainView
 from utils.distiller import Distiller
-from utils.methods import KD, RKD, SKD, TAKD, OnSubclasses, Scratch, Sizes
+from utils.methods import KD, RKD, SKD, TAKD, FitNets, OnSubclasses, Patient, Scratch, Sizes
 from utils.methods.dkd import DKD
 from utils.phases import Network, Schedule, Steered, base_of, head_of, steering
 from utils.pretraining import Start
@@ -87,6 +87,29 @@ def test_a_run_is_recorded_and_found_again(learn, monkeypatch):
     # The patched name is not the code that was recorded: keep the version of the run.
     monkeypatch.setattr(transfer.results, "code_version", lambda *a: record["config"]["code"])
     assert learn(mhist_student, KD(), teacher=teacher, seed=3).record == record
+
+
+def test_a_student_of_a_teacher_with_other_weights_is_trained_again_once(learn, capsys):
+    teacher = learn(mhist_teacher, Scratch())
+    transfer._asked.cache_clear()
+    teacher.record["weights_digest"] = "what another machine would have made"
+    student = learn(mhist_student, KD(), teacher=teacher)  # asks the teacher, who is made again
+    assert capsys.readouterr().out.count("made again") == 1
+    assert student.record["teacher_weights"] == teacher.record["weights_digest"]
+    stamp = student.record["recorded_at"], student.record["training_seconds"]
+    again = learn(mhist_student, KD(), teacher=teacher)
+    assert (again.record["recorded_at"], again.record["training_seconds"]) == stamp
+
+
+@pytest.mark.parametrize("method", [FitNets(student_layer="relu", teacher_layer="relu"), Patient(teacher_sees="clean")])
+def test_what_two_phases_cannot_do_is_refused_and_not_trained_as_plain_kd(learn, method):
+    with pytest.raises(ValueError, match=f"{method.name}.* has stages of its own, or a teacher that sees other"):
+        learn(mhist_student, method, teacher=np.zeros((36, 2), np.float32))
+
+
+def test_a_teacher_must_be_a_run_or_logits(learn):
+    with pytest.raises(ValueError, match=r"The teacher is a Functional\. Pass a Run"):
+        learn(mhist_student, KD(), teacher=mhist_teacher())
 
 
 def test_a_run_made_to_choose_never_reads_the_test_images(learn, data, monkeypatch):

@@ -108,6 +108,17 @@ def transfer_learn(
         raise ValueError(f"purpose is {purpose!r}; it can be 'choose' or 'report'.")
     if method.needs_teacher and teacher is None:
         raise ValueError(f"The method {method.name!r} needs a teacher. Pass a Run, or logits for the training images.")
+    if not isinstance(teacher, Run | np.ndarray | None):
+        raise ValueError(
+            f"The teacher is a {type(teacher).__name__}. Pass a Run from transfer_learn, or logits [n, C] for the "
+            "training images."
+        )
+    if method.stages(1) != [(method, 1)] or method.teacher_sees != "same":
+        raise ValueError(
+            f"The method {method.name!r} has stages of its own, or a teacher that sees other pictures than its "
+            "student; transfer learning has two phases and shows both the same picture. Take another method, or train "
+            "with utils.training.train_and_evaluate."
+        )
     if isinstance(teacher, np.ndarray) and teacher.shape != (len(data.train), data.num_classes):
         raise ValueError(
             f"The teacher's logits are {teacher.shape}; there are {len(data.train):,} training images and "
@@ -172,11 +183,11 @@ def transfer_learn(
 
     def train() -> Run:
         free_networks()
+        teacher_model = _asked(teacher) if isinstance(teacher, Run) else teacher  # which may have to be made again
         content = {
             "profile": settings.profile, "source": data.source, "standin": data.standin, "start": start.label,
             "teacher_weights": teacher.record["weights_digest"] if isinstance(teacher, Run) else None,
         }  # fmt: skip
-        teacher_model = _asked(teacher) if isinstance(teacher, Run) else teacher
         # A method's heads are trained too: then the next run needs a network of its own.
         make_network = _network if type(traced).make_heads is Method.make_heads else _network.__wrapped__
         network = make_network(
