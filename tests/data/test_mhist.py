@@ -95,6 +95,22 @@ def test_unzipped_or_zipped_is_the_same(folder, place):
     assert load(folder).digest == expected.digest
 
 
+@pytest.mark.parametrize("unzipped", [["preview.png"], names()[:5]], ids=["a stray picture", "an unzipping broken off"])
+def test_pictures_beside_a_whole_zip_do_not_hide_it(folder, unzipped):
+    expected = load(folder)
+    for name in unzipped:
+        (folder / name).write_bytes(picture(0))
+    assert load(folder).digest == expected.digest
+
+
+def test_whole_unzipped_images_are_taken_before_a_damaged_zip(folder):
+    expected = load(folder)
+    for i, name in enumerate(names()):
+        (folder / name).write_bytes(picture(i))
+    (folder / "images.zip").write_bytes(b"cut off")
+    assert load(folder).digest == expected.digest
+
+
 def test_images_are_decoded_once_and_again_if_anything_changes(folder, monkeypatch, capsys):
     first = load(folder).digest
     with monkeypatch.context() as patched:

@@ -229,12 +229,15 @@ def _counts_as_image(path: str) -> bool:
     return path.lower().endswith(".png") and "__MACOSX" not in parts and not parts[-1].startswith("._")
 
 
-def _images_in(folder: Path):
-    """Where the images are: the unzipped folder where it has any, else images.zip."""
+def _images_in(folder: Path, wanted: list[str]):
+    """Where the images are: the unzipped ones where none is missing, else images.zip, else what is unzipped.
+
+    A stray picture, or an unzipping that was broken off, thus hides no zip that has them all.
+    """
     unzipped = _Folder(folder)
-    if unzipped.names():
-        return unzipped
     zips = sorted(folder.glob("*.zip"))
+    if unzipped.names() and (unzipped.names() >= set(wanted) or not zips):
+        return unzipped
     if not zips:
         raise MhistError(f"There are no images in {folder}: put images.zip there, or the unzipped images folder.")
     return _Archive(next((path for path in zips if path.name == "images.zip"), zips[0]))
@@ -296,7 +299,7 @@ def _pixels(folder: Path, cache: Path, names: list[str]) -> np.memmap:
         if results.file_digest(path) == known.get("sha256"):
             return np.load(path, mmap_mode="r", allow_pickle=False)
         print("DATA: the decoded images of MHIST are gone or damaged; they are decoded again.")
-    images = _images_in(folder)
+    images = _images_in(folder, names)
     missing = [name for name in names if name not in images.names()]
     _fail({"images of annotations.csv that are not there": missing, "images that are too large": images.too_large()})
     cache.mkdir(parents=True, exist_ok=True)
