@@ -36,6 +36,13 @@ def test_larger_models_and_larger_batches_take_longer(models):
     assert found["large", 64]["median"] > 2 * found["large", 1]["median"]
 
 
+def test_one_core_is_timed_once(models, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    rows = latency.measure(models, batch_sizes=(1,), rounds=3)
+    assert [(row["model"], row["threads"]) for row in rows] == [("small", 1), ("large", 1)]
+    assert list(latency.table(rows, models).index) == ["large", "small"]
+
+
 def test_each_round_times_each_model_once_in_an_order_of_its_own(models, monkeypatch):
     names, asked = {}, []
     real = latency.LiteRT

@@ -38,8 +38,8 @@ def measure(
     rng = np.random.default_rng(seed)
     rows = []
     for batch in batch_sizes:
-        for wanted in threads:
-            number = os.cpu_count() if wanted == "all" else wanted
+        # On a machine of one core, "all" is one thread too.
+        for number in dict.fromkeys(os.cpu_count() if wanted == "all" else wanted for wanted in threads):
             networks = {name: LiteRT(content, number) for name, content in models.items()}
             for name, milliseconds in _interleaved(networks, batch, rounds, rng).items():
                 low, median, high = np.percentile(milliseconds, (25, 50, 75))
