@@ -1,11 +1,15 @@
 """Records: whole or absent, found again only for the same configuration, never overwritten when corrupt."""
 
+import importlib
 import json
+import linecache
 import os
+import sys
 
 import numpy as np
 import pytest
 
+import utils
 from utils import results
 
 CONFIG = {"task": "task1", "model": "student", "method": "kd", "purpose": "report", "seed": 3, "alpha": 0.5}
@@ -75,24 +79,21 @@ def test_digest_sees_values_types_and_shapes():
 
 def _functions(tmp_path, monkeypatch, body, factor=2):
     """A module of this package's name space with `outer`, which calls `inner`, whose body is given."""
-    import importlib
-    import sys
-
     folder = tmp_path / "made"
     folder.mkdir(exist_ok=True)
     file = folder / "made_module.py"
     file.write_text(
-        f"FACTOR = {factor}\n\n\ndef inner(x):\n{body}\n\n\ndef outer(x):\n    '''Doc.'''\n    return inner(x) + 1\n"
+        f"FACTOR = {factor}\n\n\ndef inner(x):\n{body}\n\n\n"
+        "def outer(x):\n    '''Doc.'''\n    return inner(x) + 1\n\n\n"
+        "class Base:\n    def go(self, x):\n        return inner(x)\n"
     )
     monkeypatch.syspath_prepend(str(folder))
     sys.modules.pop("made_module", None)
     importlib.invalidate_caches()
-    import linecache
-
     linecache.clearcache()
     module = importlib.import_module("made_module")
-    for function in (module.inner, module.outer):
-        function.__module__ = "utils.made_module"
+    for thing in (module.inner, module.outer, module.Base):
+        thing.__module__ = "utils.made_module"
     monkeypatch.setitem(sys.modules, "utils.made_module", module)
     return module.outer
 
@@ -111,6 +112,35 @@ def test_the_code_version_sees_the_constants_that_are_read(tmp_path, monkeypatch
     versions = [
         results.code_version(_functions(tmp_path, monkeypatch, "    return FACTOR * x", factor)) for factor in (2, 2, 3)
     ]
+    assert versions[0] == versions[1] != versions[2]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from utils import made_module\n\n\ndef user(x):\n    return made_module.inner(x)\n",
+        "from utils.made_module import Base\n\n\nclass User(Base):\n    pass\n",
+    ],
+    ids=["module.function", "base class"],
+)
+def test_the_code_version_follows_modules_and_base_classes(tmp_path, monkeypatch, code):
+    """As in losses.kl(...), and in a method that inherits its loss from another."""
+    monkeypatch.setattr("sys.dont_write_bytecode", True)
+    (tmp_path / "user_module.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    versions = []
+    for body in ("    return 2 * x", "    # why\n    return 2 * x", "    return 3 * x"):
+        made = sys.modules[_functions(tmp_path, monkeypatch, body).__module__]
+        made.__name__ = "utils.made_module"
+        monkeypatch.setattr(utils, "made_module", made, raising=False)
+        for name in ("user_module", "utils.user_module"):
+            sys.modules.pop(name, None)
+        linecache.clearcache()
+        module = importlib.import_module("user_module")
+        user = getattr(module, "user", None) or module.User
+        user.__module__ = "utils.user_module"
+        monkeypatch.setitem(sys.modules, "utils.user_module", module)
+        versions.append(results.code_version(user))
     assert versions[0] == versions[1] != versions[2]
 
 
