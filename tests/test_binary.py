@@ -26,6 +26,16 @@ def true_auc(distance, of_seeds=0.0):
     return stats.norm.cdf(distance / np.sqrt(2 + of_seeds**2))
 
 
+def test_agreement_splits_the_votes_and_leaves_no_image_out():
+    votes = np.array([0, 7, 7, 1, 6, 2, 5, 3, 4, 3])
+    strata = binary.agreement_strata(votes)
+    assert {name: votes[own].tolist() for name, own in strata.items()} == {
+        "7/7": [0, 7, 7], "6/7": [1, 6], "5/7": [2, 5], "4/7": [3, 4, 3]
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="0 to 7"):
+        binary.agreement_strata([8])
+
+
 @pytest.mark.parametrize("digits", [None, 1])  # 1: with many ties
 @pytest.mark.parametrize("threshold", [0.3, 0.5])
 def test_the_summary_is_scikit_learns(digits, threshold):
@@ -137,32 +147,6 @@ def test_the_roc_curve_at_given_rates():
     np.testing.assert_allclose(binary.sensitivity_at(labels, scores, [0, 0.25, 0.5, 1]), [0.5, 0.5, 1, 1])
 
 
-def test_the_worst_mistakes_are_wrong_and_surest_first():
-    labels, scores = [0, 0, 0, 1, 1, 1], [0.1, 0.7, 0.9, 0.05, 0.45, 0.8]
-    assert binary.worst_mistakes(labels, scores, 0.4, 9).tolist() == [3, 2, 1]  # .45 is SSA at this threshold
-    assert binary.worst_mistakes(labels, scores, 0.4, 1).tolist() == [3]
-
-
-def test_by_agreement_splits_the_votes_and_leaves_no_image_out():
-    votes = np.array([0, 7, 7, 1, 6, 2, 5, 3, 4, 3])
-    labels = (votes >= 4).astype(int)
-    scores = np.array([0.1, 0.9, 0.4, 0.2, 0.8, 0.9, 0.1, 0.6, 0.7, 0.2])
-    rows = binary.by_agreement(labels, votes, scores, 0.5)
-    assert [(r["agreement"], r["images"], r["positives"]) for r in rows] == [
-        ("7/7", 3, 2), ("6/7", 2, 1), ("5/7", 2, 1), ("4/7", 3, 1)
-    ]  # fmt: skip
-    assert [r["auc"] for r in rows] == [1, 1, 0, 1]
-    assert [r["accuracy"] for r in rows] == pytest.approx([2 / 3, 1, 0, 2 / 3])
-    assert [r["agreement"] for r in binary.by_agreement([1, 0], [4, 0], [0.5, 0.5], 0.5)] == ["7/7", "4/7"]
-
-
-def test_labels_and_votes_of_different_images_are_refused():
-    with pytest.raises(ValueError, match="different order"):
-        binary.by_agreement([1, 0], [2, 7], [0.1, 0.9], 0.5)
-    with pytest.raises(ValueError, match="0 to 7"):
-        binary.agreement_strata([8])
-
-
 @pytest.mark.parametrize("digits", [None, 1])
 def test_the_resampled_metrics_are_those_of_images_repeated_as_drawn(digits):
     labels, (scores,) = world(images=40, digits=digits)
@@ -175,25 +159,6 @@ def test_the_resampled_metrics_are_those_of_images_repeated_as_drawn(digits):
         assert {name: values[k] for name, values in found.items()} == pytest.approx(
             {name: again[name] for name in binary.MEASURES}
         )
-
-
-def test_intervals_hold_the_truth_as_often_as_they_say():
-    held = []
-    for k in range(200):
-        labels, (scores,) = world(generator=k)
-        found = binary.bootstrap_intervals(labels, scores, 0.5, ("auc", "sensitivity"), resamples=300, seed=k)
-        truth = {"auc": true_auc(1.4), "sensitivity": stats.norm.cdf(0.7)}
-        held.append([found[name][0] <= value <= found[name][1] for name, value in truth.items()])
-    assert ((np.mean(held, axis=0) > 0.89) & (np.mean(held, axis=0) < 0.985)).all()
-
-
-def test_intervals_are_repeatable_and_narrower_with_less_confidence():
-    labels, (scores,) = world()
-    found = binary.bootstrap_intervals(labels, scores, 0.5, resamples=200)
-    assert found == binary.bootstrap_intervals(labels, scores, 0.5, resamples=200)
-    assert found != binary.bootstrap_intervals(labels, scores, 0.5, resamples=200, seed=1)
-    half = binary.bootstrap_intervals(labels, scores, 0.5, resamples=200, confidence=0.5)
-    assert all(found[n][0] < half[n][0] < half[n][1] < found[n][1] for n in binary.MEASURES)
 
 
 def delong_from_the_definition(labels, first, second):
@@ -307,7 +272,6 @@ def test_equal_arms_claim_nothing():
         (lambda: binary.binary_summary([], [], 0.5), "at least one"),
         (lambda: binary.binary_summary([0, 1], [0.1, 0.2, 0.3], 0.5), "each of 2 images"),
         (lambda: binary.choose_threshold([1, 1], [0.1, 0.2]), "both classes"),
-        (lambda: binary.bootstrap_intervals([0, 1], [0.1, 0.2], 0.5, ["calibration_error"]), "no bootstrap"),
         (lambda: binary.delong([0, 0, 1], [0.1, 0.2, 0.3], [0.1, 0.2, 0.3]), "two images"),
         (lambda: binary.arm_interval([0, 1], [0.1, 0.2]), "\\[seeds, images\\]"),
         (lambda: binary.arm_interval([0, 1], [[0.1, 0.2]], name="f1"), "threshold of each run"),

@@ -121,13 +121,6 @@ def sensitivity_at(labels, scores, false_positive_rates) -> np.ndarray:
     return np.interp(false_positive_rates, *roc_curve(labels, scores)[:2])
 
 
-def worst_mistakes(labels, scores, threshold: float, count: int) -> np.ndarray:
-    """Positions of up to `count` images that are called wrongly, those with the least P of their own class first."""
-    labels, scores = _checked(labels, scores)
-    wrong = np.flatnonzero((scores >= threshold) != labels)
-    return wrong[np.argsort(-np.abs(scores - labels)[wrong], kind="stable")][:count]
-
-
 def agreement_strata(votes) -> dict[str, np.ndarray]:
     """Which images had this many annotators on the majority's side, {"7/7": bool [n], ..., "4/7"}; votes 0 to 7 [n]."""
     votes = np.asarray(votes)
@@ -135,22 +128,6 @@ def agreement_strata(votes) -> dict[str, np.ndarray]:
         raise ValueError(f"votes must be whole numbers from 0 to {ANNOTATORS}; received {np.unique(votes)}.")
     agreed = np.maximum(votes, ANNOTATORS - votes)
     return {f"{k}/{ANNOTATORS}": agreed == k for k in range(ANNOTATORS, MAJORITY - 1, -1)}
-
-
-def by_agreement(labels, votes, scores, threshold: float) -> list[dict]:
-    """`binary_summary` of the images of each agreement, 7/7 first, with its "agreement"; none where there are none."""
-    labels, scores = _checked(labels, scores)
-    votes = np.asarray(votes)
-    if not np.array_equal(labels, votes >= MAJORITY):
-        raise ValueError(
-            f"labels must be 1 exactly where votes are {MAJORITY} or more, which is not so here: "
-            "labels and votes are of different images, or in a different order."
-        )
-    return [
-        {"agreement": name, **binary_summary(labels[own], scores[own], threshold)}
-        for name, own in agreement_strata(votes).items()
-        if own.any()
-    ]
 
 
 def _resamples(labels, resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -189,23 +166,6 @@ def _measure_resamples(labels, scores, threshold: float, drawn) -> dict[str, np.
         "accuracy": (tp + tn) / (p + q),
         "brier": (of_positive @ (1 - positive) ** 2 + of_negative @ negative**2) / (p + q),
     }
-
-
-def bootstrap_intervals(
-    labels, scores, threshold: float, names=MEASURES, *, resamples: int = 2000, seed: int = 0, confidence: float = 0.95
-) -> dict[str, tuple[float, float]]:
-    """{name: (low, high)} of one model's metrics: percentiles over resamples of the images within their classes.
-
-    labels and scores [n], names among MEASURES. Not the calibration error: resampling adds to the noise that it
-    counts as error, so that its percentiles lie too high. The threshold stays as it was chosen on validation.
-    """
-    labels, scores = _checked(labels, scores)
-    _both_classes(labels)
-    if unknown := set(names) - set(MEASURES):
-        raise ValueError(f"There is no bootstrap of {sorted(unknown)}; names can be {MEASURES}.")
-    found = _measure_resamples(labels, scores, threshold, _resamples(labels, resamples, seed))
-    tail = 50 * (1 - confidence)
-    return {name: tuple(np.percentile(found[name], [tail, 100 - tail]).tolist()) for name in names}
 
 
 def delong(labels, first, second, confidence: float = 0.95) -> dict:
