@@ -12,7 +12,6 @@ variant once, so that the machine's moods fall on all alike; ratios are taken wi
 """
 
 import argparse
-import resource
 import time
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from utils.data import Split, load_mnist, pipeline
 from utils.distiller import Distiller
 from utils.methods import KD
 from utils.models import mnist_student, mnist_teacher
+from utils.progress import peak_memory
 from utils.settings import settings
 
 ALPHA, T, BATCH = 0.5, 4.0, 256
@@ -315,7 +315,7 @@ def main() -> None:
         "same loss": check,
         "sweep": sweep_seconds(teacher, split.take(np.arange(options.sweep_images)), options.sweep_epochs, keras_jit),
         "growth": growth(teacher, split),
-        "peak memory, GiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "peak memory, GiB": peak_memory(),
     }
     for name, table in (("images per second", rates), ("ratios within a round", ratio)):
         print(f"\n{name}\n{table.agg(['min', 'median', 'max']).T.round(2).to_string()}")

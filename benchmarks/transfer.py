@@ -12,7 +12,6 @@ clock runs, and ratios are taken within a round.
 """
 
 import argparse
-import resource
 import time
 
 import keras
@@ -27,6 +26,7 @@ from utils.data.views import StainView
 from utils.distiller import Distiller
 from utils.methods import Sizes
 from utils.phases import Network, Steered, feature_batches
+from utils.progress import peak_memory
 from utils.settings import settings
 
 TEMPERATURES, ALPHA, BATCH, VIEW = (1, 2, 4, 16, 32, 64), 0.5, 32, StainView()
@@ -180,7 +180,7 @@ def main() -> None:
         "sweep": sweep.to_dict("list"), "epoch": epoch.to_dict("list"),
         "ratios": {name: ratio.tolist() for name, ratio in ratios.items()},
         "images": options.images, "epochs": options.epochs,
-        "peak memory, GiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "peak memory, GiB": peak_memory(),
     }  # fmt: skip
     for name, table in (("seconds of the frozen sweep, 96 px", sweep), ("seconds of an epoch, 224 px", epoch)):
         print(f"\n{name}, {options.images} images\n{table.agg(['min', 'median', 'max']).T.round(2).to_string()}")

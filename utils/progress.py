@@ -1,4 +1,4 @@
-"""A progress bar that leaves no trace in a notebook's stored outputs."""
+"""What a process says of itself: a progress bar that leaves no trace in stored outputs, and its peak memory."""
 
 import os
 import sys
@@ -21,6 +21,16 @@ def say(line: str) -> None:
 def _in_notebook() -> bool:
     ipython = sys.modules.get("IPython")
     return ipython is not None and ipython.get_ipython() is not None and not os.environ.get("KD_PROGRESS")
+
+
+def peak_memory() -> float:
+    """The most memory that this process has held so far, in GiB; NaN where the system does not say (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return float("nan")
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
 class ProgressBar(keras.callbacks.Callback):
