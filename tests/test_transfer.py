@@ -1,5 +1,6 @@
 """Transfer learning in two phases, on a tiny network: cached as plain, run after run as one by one, recorded once."""
 
+import socket
 from dataclasses import replace
 
 import keras
@@ -9,6 +10,7 @@ import tensorflow as tf
 
 from utils import binary, models, phases, pretraining, signals, transfer
 from utils.data import Dataset, Split, pipeline
+from utils.data.download import TIMEOUT
 from utils.data.views import StainView
 from utils.distiller import Distiller
 from utils.methods import KD, RKD, SKD, TAKD, FitNets, OnSubclasses, Patient, Scratch, Sizes
@@ -261,8 +263,11 @@ def test_head_and_base_make_the_model():
 
 
 def test_start_names_what_it_is(tmp_path, monkeypatch, capsys):
+    waited, before = [], socket.getdefaulttimeout()
+
     def build(outputs=2, size=SIZE, weights=None):
         if weights == "imagenet":
+            waited.append(socket.getdefaulttimeout())
             raise Exception("URL fetch failure")
         if weights is not None:
             raise ValueError("does not fit")
@@ -272,6 +277,7 @@ def test_start_names_what_it_is(tmp_path, monkeypatch, capsys):
     options = {"size": SIZE, "images": 4, "epochs": 1}
     assert pretraining.find_start(build, "random", **options) == RANDOM
     assert not pretraining.find_start(build, "imagenet", **options).pretrained
+    assert waited == [TIMEOUT] and socket.getdefaulttimeout() == before
     assert "RANDOM weights" in capsys.readouterr().out
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "mobilenet_v2_wrong.h5").write_bytes(b"no weights")

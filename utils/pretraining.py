@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from utils import results
 from utils.data.dataset import Split
+from utils.data.download import giving_up
 from utils.data.pipeline import batches, steps, to_float
 from utils.data.polyps import draw_polyps
 from utils.fitting import Adam
@@ -75,7 +76,8 @@ def find_start(build_model, source: str, *, size: int, images: int, epochs: int,
         path = pretext_weights(build_model, size=size, images=images, epochs=epochs, folder=folder)
         return Start(path, "pretext task on drawn polyps", results.file_digest(path)[:12])
     try:
-        build_model(size=size, weights="imagenet")
+        with giving_up():
+            build_model(size=size, weights="imagenet")
     except Exception as fault:  # Keras raises a bare Exception where the download fails
         reason = str(fault).splitlines()[0]
     else:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from utils.data import load_mnist, mnist
+from utils.data.download import TIMEOUT
 
 
 def make_arrays():
@@ -216,7 +217,7 @@ def test_without_a_file_the_download_is_taken_under_a_timeout(tmp_path, download
     before = socket.getdefaulttimeout()
     dataset = load_mnist(source, tmp_path)
     assert dataset.name == "MNIST"
-    assert download.timeout == mnist.DOWNLOAD_TIMEOUT
+    assert download.timeout == TIMEOUT
     assert socket.getdefaulttimeout() == before
     assert ("from Keras's download" in capsys.readouterr().out) == (source == "auto")
 

@@ -5,7 +5,6 @@ LeCun, Cortes, Burges: the MNIST database of handwritten digits.
 
 import hashlib
 import os
-import socket
 import zipfile
 import zlib
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.data.dataset import Dataset, Split, stratified
+from utils.data.download import giving_up
 from utils.data.standin import load_digits_standin
 from utils.settings import settings
 
@@ -23,7 +23,6 @@ SHA256 = "06b0d1f124c4e5fa796686ade41a9b778edacc8622f2195a352ef479ad44fc16"
 MAX_BYTES = 64 * 10**6  # the arrays take 55 MB unpacked; labels may be wider than one byte
 VALIDATION = 5000
 SEED = 0
-DOWNLOAD_TIMEOUT = 10  # seconds without an answer
 URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz"
 
 
@@ -117,12 +116,8 @@ def _download() -> Dataset:
     """MNIST from Keras, which keeps its copy in ~/.keras; checked like a file."""
     import keras  # late: whoever has the file should not wait for this import
 
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
-    try:
+    with giving_up():
         (x_train, y_train), (x_test, y_test) = keras.datasets.mnist.load_data()
-    finally:
-        socket.setdefaulttimeout(before)
     arrays = dict(zip(SHAPES, (x_train, y_train, x_test, y_test), strict=True))
     try:
         for key, array in arrays.items():
