@@ -104,6 +104,11 @@ def task1_controls(stored: Results) -> str:
     return markdown(AGAINST_KD, [_against_kd(row) for row in stored.find("task1_controls/rows")])
 
 
+def task1_two_classes(stored: Results) -> str:
+    """Students of two classes of five digits each."""
+    return markdown(AGAINST_KD, [_against_kd(row) for row in stored.find("task1_two_classes/rows")])
+
+
 def task1_best_student(stored: Results) -> str:
     """The steps to the best student, each against the one before."""
     gained = stored.find("task1_best_student/gained")
@@ -285,6 +290,7 @@ TABLES = {
         task1_methods_short,
         task1_shifted,
         task1_controls,
+        task1_two_classes,
         task1_best_student,
         task1_verdicts,
         task1_settings,

@@ -99,7 +99,7 @@ def export_student(
         )
     if preparation not in PREPARATIONS:
         raise ValueError(f"preparation is {preparation!r}; it can be one of {tuple(PREPARATIONS)}.")
-    contents = to_litert(model, formats, _spread(data.train.images, calibrate_on))
+    contents = to_litert(model, formats, calibration_images(data.train.images, calibrate_on))
     reference = predict_logits(model, data.test.images)
     entries = {}
     for name, content in contents.items():
@@ -197,8 +197,8 @@ def _check_float32(entry: dict | None, reference: np.ndarray) -> None:
         )
 
 
-def _spread(images: np.ndarray, number: int) -> np.ndarray:
-    """So many images, evenly over the split."""
+def calibration_images(images: np.ndarray, number: int = CALIBRATION_IMAGES) -> np.ndarray:
+    """So many images, evenly over a training split, to show int8 the range of every activation."""
     if number < 1:
         raise ValueError(f"calibrate_on is {number}; int8 needs at least 1 training image.")
     return images[np.linspace(0, len(images) - 1, min(number, len(images))).astype(int)]
