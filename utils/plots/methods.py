@@ -1,12 +1,13 @@
 """The figures that compare methods."""
 
 import math
-from collections import Counter
 
 import numpy as np
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from utils.plots.base import BLUE, DISTILLED, GREEN, ORANGE, PURPLE, SCRATCH, SKY, TEACHER, YELLOW, frame
+
+NEAR = 1.12  # costs that differ by less than this factor are about equal
 
 
 def method_comparison(numbers, text):
@@ -37,14 +38,14 @@ def method_comparison(numbers, text):
 def gain_against_cost(numbers, text):
     """Gain over KD in points against training cost in multiples of KD's, with intervals of the gain."""
     figure, ((ax,),) = frame(1, 1, 7.2, 4.4, text)
-    beside = Counter()  # names of equally costly methods stand left and right in turn, or they would overlap
+    placed = []  # names of about equally costly methods stand left and right in turn, or they would overlap
     for row in sorted(numbers["rows"], key=lambda row: row["gain"]):
         colour = "0.55" if row["tie"] else BLUE
         low, high = row["gain"] - row["low"], row["high"] - row["gain"]
         ax.errorbar(row["cost"], row["gain"], [[low], [high]], fmt="o", color=colour, capsize=2, lw=1)
-        cost = round(10 * math.log10(row["cost"]))
-        x, side = ((7, "left"), (-7, "right"))[beside[cost] % 2]
-        beside[cost] += 1
+        near = sum(abs(math.log(row["cost"] / other)) < math.log(NEAR) for other in placed)
+        x, side = ((7, "left"), (-7, "right"))[near % 2]
+        placed.append(row["cost"])
         ax.annotate(row["name"], (row["cost"], row["gain"]), (x, 5), textcoords="offset points", fontsize=8,
                     ha=side, va="center")  # fmt: skip
     ax.axhline(0, color=TEACHER, lw=1)
