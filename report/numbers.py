@@ -8,7 +8,8 @@ between spaces belongs to a key. `{{if name}} ... {{end}}` keeps its text where 
     interval.2f     "99.17 to 99.30" of {"low", "high"}
     estimate.3f     ".893 [.861, .921]" of {"mean", "low", "high"}
     gain.2f         "+0.59 [+0.42, +0.77]" of the same, signed
-    verdict         "outside the noise" or "inside the noise", by whether [low, high] leaves zero out
+    verdict         "outside the noise" or "inside the noise": by "corrected", the p-value corrected for the number
+                    of comparisons, where there is one; else by whether [low, high] leaves zero out
     p               "< 0.001" or "0.024"
     MB.2f           bytes as megabytes
     median.1f       of a list of numbers
@@ -16,11 +17,10 @@ between spaces belongs to a key. `{{if name}} ... {{end}}` keeps its text where 
     list            its entries, with commas
 """
 
+import json
 import re
 import statistics
 from pathlib import Path
-
-from utils import results
 
 PLACEHOLDER = re.compile(r"\{\{([^{}:]+?)(?:\|([^{}]+?))?\}\}")
 CONDITION = re.compile(r"\{\{if ([^{}]+)\}\}(.*?)\{\{end\}\}", re.DOTALL)
@@ -50,9 +50,15 @@ class Results:
                 f"The result {name!r} is missing: there is no {path}. Execute the notebook that writes it "
                 "(`make full KEEP=1`), then build again."
             )
-        content = results.read_json(path)
-        if content is None:
-            raise MissingResult(f"The result {name!r} cannot be read: {path} is no JSON object.")
+        try:  # not results.read_json: that sets a broken file aside, and to read a report's numbers must move nothing
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(content, dict):
+                raise ValueError(f"it holds a {type(content).__name__}, not an object")
+        except ValueError as fault:
+            raise MissingResult(
+                f"The result {name!r} cannot be read: {path} is no JSON object ({fault}). Restore it, or execute the "
+                "notebook that writes it (`make full KEEP=1`), then build again."
+            ) from fault
         self.read[name] = content
         if name.startswith(TASKS):
             summary = self.file(f"summary-{name.partition('_')[0]}")
@@ -112,7 +118,10 @@ def _written(value, form: str) -> str:
     kind, _, digits = form.partition(".")
     digits = f".{digits}"
     if form == "verdict":
-        return "outside the noise" if value["low"] > 0 or value["high"] < 0 else "inside the noise"
+        outside = value["low"] > 0 or value["high"] < 0
+        if "corrected" in value:  # as text where it is not defined
+            outside = float(value["corrected"]) <= 0.05
+        return "outside the noise" if outside else "inside the noise"
     if form == "p":
         return "< 0.001" if value < 0.0005 else f"{value:.3f}"
     if kind == "MB":

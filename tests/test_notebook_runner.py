@@ -137,6 +137,23 @@ def test_dead_kernel_is_a_fault(tmp_path, capsys):
     assert "FAILED: Small, cell 2 of 3" in said
 
 
+def test_a_kernel_that_never_starts_is_a_fault_and_the_next_notebook_still_runs(tmp_path, capsys, monkeypatch):
+    first, second = (write(tmp_path / f"{name}.ipynb", "1") for name in ("First", "Second"))
+    before, execute = first.read_bytes(), notebooks.Run.execute
+
+    def never(self, **options):
+        if self.name == "First":
+            raise RuntimeError("Kernel didn't respond in 120 seconds")
+        return execute(self, **options)
+
+    monkeypatch.setattr(notebooks.Run, "execute", never)
+    assert main(["run", str(first), str(second), "--keep", "--build", str(tmp_path / "the build")]) == 1
+    said = capsys.readouterr().out
+    assert "FAILED: First" in said and "RuntimeError: Kernel didn't respond" in said
+    assert first.read_bytes() == before and (tmp_path / "the build" / "First.ipynb").is_file()
+    assert code_cells(second)[0]["execution_count"] == 1
+
+
 def test_what_cpp_code_writes_is_no_output(tmp_path):
     path = write(tmp_path / "Small.ipynb", "import os\nos.write(2, b'oneDNN custom operations are on')\nprint('fine')")
     assert run(path, "--keep") == 0

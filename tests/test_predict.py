@@ -236,3 +236,10 @@ def test_an_explanation_is_drawn(model, pictures, tmp_path, capsys):
         with pytest.raises(SystemExit) as stopped:
             main([str(model), str(pictures / "mnist.png"), *bad])
         assert stopped.value.code == 2
+
+
+def test_without_an_interpreter_it_says_what_to_install(model, pictures, monkeypatch, capsys):
+    for name in ("ai_edge_litert.interpreter", "tensorflow"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert main([str(model), str(pictures / "paper.png")]) != 0
+    assert "pip install ai-edge-litert" in capsys.readouterr().err

@@ -24,6 +24,16 @@ def test_a_record_is_found_again_with_its_origin(tmp_path):
     assert record["recorded_at"].endswith("+00:00")
 
 
+def test_a_failure_is_recorded_but_never_over_a_finished_run(tmp_path):
+    results.save_failure(tmp_path, CONFIG, {"reason": "the loss was not finite"})
+    path = results.record_path(tmp_path, CONFIG)
+    assert results.read_json(path)["status"] == "failed" and results.load_record(tmp_path, CONFIG) is None
+    results.save_record(tmp_path, CONFIG, {"status": "finished", "metrics": {}})
+    before = path.read_bytes()
+    results.save_failure(tmp_path, CONFIG, {"reason": "made again, on a machine that cannot"})
+    assert path.read_bytes() == before
+
+
 @pytest.mark.parametrize("change", [{"alpha": 0.6}, {"seed": 4}, {"code": "other"}])
 def test_another_configuration_has_no_record(tmp_path, change):
     results.save_record(tmp_path, CONFIG, {"status": "finished"})

@@ -283,5 +283,17 @@ def test_start_names_what_it_is(tmp_path, monkeypatch, capsys):
     (tmp_path / "weights" / "mobilenet_v2_wrong.h5").write_bytes(b"no weights")
     with pytest.raises(ValueError, match="does not fit"):
         pretraining.find_start(build, "imagenet", **options)
+    taken = []
+    whole, without_top = (tmp_path / "weights" / f"mobilenet_v2_a_224{end}.h5" for end in ("", "_no_top"))
+    whole.write_bytes(b"with the top, which does not fit")
+    without_top.write_bytes(b"weights")
+
+    def fitting(outputs=2, size=SIZE, weights=None):
+        taken.append(weights)
+        return build(weights=weights) if weights == "imagenet" else mhist_student(outputs, size)
+
+    start = pretraining.find_start(fitting, "imagenet", **options)
+    assert start.weights == without_top and start.label == f"the file {without_top.name}" and len(start.digest) == 12
+    assert taken[-1] == without_top and f"starts from {without_top.name}" in capsys.readouterr().out
     with pytest.raises(ValueError, match="source is 'coco'"):
         pretraining.find_start(build, "coco", **options)

@@ -271,6 +271,8 @@ def execute(notebook, name: str, screen: Screen, profile: str) -> Outcome:
             fault = "the kernel died; a machine that is out of memory does that"
             for line in log.read_text(encoding="utf-8", errors="replace").splitlines()[-20:]:
                 screen.line("    " + line)
+        except Exception as error:  # a kernel that never starts, say: what was executed so far is saved all the same
+            fault = f"{type(error).__name__}: {error}"
         finally:
             stop.set()
             watcher.join()

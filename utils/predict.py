@@ -237,7 +237,10 @@ def _interpreter_class():
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError:
-        import tensorflow as tf
+        try:
+            import tensorflow as tf
+        except ImportError:
+            raise Refused("Neither ai-edge-litert nor TensorFlow is installed: pip install ai-edge-litert.") from None
 
         def Interpreter(**options):
             with warnings.catch_warnings():  # it says that ai-edge-litert is to be preferred, which is done above

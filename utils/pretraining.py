@@ -83,7 +83,8 @@ def find_start(build_model, source: str, *, size: int, images: int, epochs: int,
     else:
         return Start("imagenet", "ImageNet (Keras)")
     architecture = build_model().name
-    found = sorted((settings.data / "weights").glob(f"{FILE_NAMES[architecture]}*.h5"))
+    files = (settings.data / "weights").glob(f"{FILE_NAMES[architecture]}*.h5")
+    found = sorted(files, key=lambda path: ("no_top" not in path.name and "notop" not in path.name, path.name))
     if found:
         build_model(size=size, weights=found[0])  # a file that does not fit is an error now, not after the teacher
         print(f"WEIGHTS: {architecture} starts from {found[0].name}, since Keras's download failed ({reason}).")

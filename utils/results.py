@@ -168,6 +168,12 @@ def save_record(folder: Path, config: dict, content: dict) -> Path:
     )
 
 
+def save_failure(folder: Path, config: dict, content: dict) -> None:
+    """Record a run that failed, but never over a finished one: weights that are gone are made again under its name."""
+    if load_record(folder, config) is None:
+        save_record(folder, config, content | {"status": "failed"})
+
+
 def load_record(folder: Path, config: dict) -> dict | None:
     """The finished run of exactly this configuration, or None. Failed runs are kept on disk but never returned."""
     record = read_json(record_path(folder, config))

@@ -179,7 +179,7 @@ def train_and_evaluate(
                 callbacks=[bar, *callbacks], **options,
             )  # fmt: skip
         except TrainingFailed as failure:
-            results.save_record(runs, config, content | {"status": "failed", "reason": str(failure)})
+            results.save_failure(runs, config, content | {"reason": str(failure)})
             raise
         finish(config, model, measured)
         return Run(results.load_record(runs, config), weights, build_model, make_model, train, taught_by)

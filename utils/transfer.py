@@ -202,7 +202,7 @@ def transfer_learn(
             )  # fmt: skip
             measured |= measure(network, data, purpose, teacher_model, cache / "signals")
         except TrainingFailed as failure:
-            results.save_record(runs, config, content | {"status": "failed", "reason": str(failure)})
+            results.save_failure(runs, config, content | {"reason": str(failure)})
             raise
         save_weights(network.model, weights)
         digest = results.file_digest(weights)

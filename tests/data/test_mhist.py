@@ -103,6 +103,18 @@ def test_pictures_beside_a_whole_zip_do_not_hide_it(folder, unzipped):
     assert load(folder).digest == expected.digest
 
 
+def test_images_that_lie_there_twice_are_taken_where_they_are_equal_and_refused_where_they_differ(folder):
+    expected = load(folder)
+    (folder / "images").mkdir()
+    for i, name in enumerate(names()):
+        (folder / name).write_bytes(picture(i))
+        (folder / "images" / name).write_bytes(picture(i))
+    assert load(folder).digest == expected.digest
+    (folder / "images" / names()[1]).write_bytes(picture(0))
+    with pytest.raises(MhistError, match=f"more than once, and differ: {names()[1]}"):
+        load(folder)
+
+
 def test_whole_unzipped_images_are_taken_before_a_damaged_zip(folder):
     expected = load(folder)
     for i, name in enumerate(names()):

@@ -5,6 +5,7 @@ the data folder, and what is made of them in the cache.
 """
 
 import csv
+import filecmp
 import hashlib
 import io
 import json
@@ -167,7 +168,12 @@ class _Folder:
     """Images that lie unzipped somewhere below the folder."""
 
     def __init__(self, folder: Path):
-        self.paths = {p.name: p for p in sorted(folder.rglob("*")) if p.is_file() and _counts_as_image(p.as_posix())}
+        self.paths, self.differing = {}, []
+        for path in sorted(folder.rglob("*")):
+            if path.is_file() and _counts_as_image(path.as_posix()):
+                first = self.paths.setdefault(path.name, path)
+                if first != path and not filecmp.cmp(first, path, shallow=False):
+                    self.differing.append(path.name)
 
     def names(self) -> set[str]:
         return set(self.paths)
@@ -237,6 +243,7 @@ def _images_in(folder: Path, wanted: list[str]):
     unzipped = _Folder(folder)
     zips = sorted(folder.glob("*.zip"))
     if unzipped.names() and (unzipped.names() >= set(wanted) or not zips):
+        _fail({"images that lie there more than once, and differ": sorted(set(unzipped.differing) & set(wanted))})
         return unzipped
     if not zips:
         raise MhistError(f"There are no images in {folder}: put images.zip there, or the unzipped images folder.")
