@@ -275,9 +275,8 @@ def task2_shipped(stored: Results) -> str:
 
 
 def versions(stored: Results) -> str:
-    """Libraries that the stored results were made with."""
-    found = stored.find("summary-task1/versions")
-    return markdown(["", "version"], [[name, str(version)] for name, version in found.items()], "ll")
+    """Python and the libraries that the stored results were made with, as a phrase."""
+    return ", ".join(f"{name} {version}" for name, version in stored.find("summary-task1/versions").items())
 
 
 TABLES = {

@@ -52,6 +52,9 @@ def report_text(folder):
         ({"mean": 0.8, "low": 0.75, "high": 0.9}, "estimate.3f", "0.800 [0.750, 0.900]"),
         (DIFFERENCE, "verdict", "outside the noise"),
         (DIFFERENCE | {"low": -0.1}, "verdict", "inside the noise"),
+        (DIFFERENCE | {"corrected": 0.06}, "verdict", "inside the noise"),
+        (DIFFERENCE | {"corrected": "nan"}, "verdict", "inside the noise"),
+        (DIFFERENCE | {"low": -0.1, "corrected": 0.04}, "verdict", "outside the noise"),
         ({"mean": -1, "low": -2, "high": -0.5}, "verdict", "outside the noise"),
         (0.0004, "p", "< 0.001"),
         (0.0242, "p", "0.024"),
@@ -105,6 +108,16 @@ def test_a_missing_result_stops_the_build_with_its_name(stored, tmp_path, capsys
     (stored / "task1_lime.json").unlink()
     assert build.main(["--figures", str(stored), "--output", str(tmp_path / "out")]) == 1
     assert "task1_lime" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_broken_result_stops_the_build_and_stays_where_it_is(stored, tmp_path, capsys):
+    broken = stored / "task1_lime.json"
+    broken.write_text(broken.read_text()[:200])
+    before = sorted(path.name for path in stored.iterdir())
+    assert build.main(["--figures", str(stored), "--output", str(tmp_path / "out")]) == 1
+    assert "'task1_lime' cannot be read" in capsys.readouterr().err
+    assert sorted(path.name for path in stored.iterdir()) == before and len(broken.read_text()) == 200
     assert not (tmp_path / "out").exists()
 
 
@@ -172,7 +185,7 @@ def test_the_text_has_no_number_of_its_own():
     for name in ("report.md", "readme.md"):
         text = (build.HERE / name).read_text()
         text = re.sub(r"\{\{.*?\}\}|\$.*?\$|```.*?```|`[^`]*`", "", text, flags=re.DOTALL)
-        text = re.sub(r"3\.1[1-3]|95%", "", text)  # Python's versions, and the level of every interval
+        text = re.sub(r"3\.1[1-3]|95%|\bwidth=\d+%", "", text)  # Python's versions, an interval's level, a width
         assert not re.findall(r"\d\.\d|\d%", text), name
 
 
