@@ -26,6 +26,7 @@ PLACEHOLDER = re.compile(r"\{\{([^{}:]+?)(?:\|([^{}]+?))?\}\}")
 CONDITION = re.compile(r"\{\{if ([^{}]+)\}\}(.*?)\{\{end\}\}", re.DOTALL)
 SLASH = re.compile(r"(?<! )/(?! )")
 TASKS = ("task1_", "task2_")  # what the notebooks write; their summaries say of which run the others must be
+BENCHMARKS = "benchmark_"  # what `make bench` writes, on its own
 NAMES = ("name", "title", "label")
 
 
@@ -67,6 +68,14 @@ class Results:
                     raise MissingResult(
                         f"The result {name!r} is stale: its {part} is {content.get(part)!r}, that of its summary is "
                         f"{summary.get(part)!r}. Execute the notebook again from top to bottom (`make full KEEP=1`)."
+                    )
+        if name.startswith(BENCHMARKS):
+            measured, results = (f.get("versions", {}) for f in (content, self.file("summary-task1")))
+            for library in ("tensorflow", "keras"):
+                if measured.get(library) != results.get(library):
+                    raise MissingResult(
+                        f"The result {name!r} is stale: it was measured with {library} {measured.get(library)}, the "
+                        f"notebooks were executed with {results.get(library)}. Measure again (`make bench`)."
                     )
         return content
 

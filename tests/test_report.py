@@ -127,6 +127,12 @@ def test_a_result_that_lacks_a_part_stops_the_build_with_the_table_s_name(stored
         report_text(stored)
 
 
+def test_a_benchmark_of_another_library_stops_the_build_with_its_name(stored):
+    change(stored, "benchmark_speed", lambda content: content["versions"].update(keras="3.0.0"))
+    with pytest.raises(MissingResult, match=r"'benchmark_speed' is stale.*keras 3\.0\.0"):
+        report_text(stored)
+
+
 def test_code_is_taken_from_the_files():
     block = build.code("utils/losses.py", "distillation_loss")
     assert block.startswith("```python\ndef distillation_loss(") and block.endswith("```")

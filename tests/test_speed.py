@@ -1,10 +1,14 @@
-"""The race is only run between equals, and its ratios are taken within a round."""
+"""The race is only run between equals, and its ratios are taken within a round; what is measured of the drawings."""
+
+import json
+import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks import speed, transfer
+from benchmarks import polyps, speed, transfer
 from utils.data import Split
 from utils.models import mnist_teacher
 
@@ -48,3 +52,13 @@ def test_expected_hours_add_up():
     """By hand, at a second for each image and work: 14.4 × 1,849 × (25 + 20) + 60 × 1,849 × 25 seconds."""
     found = transfer.expected_hours({"teacher": 1.0, "asking": 1.0, "student": 1.0}, rate=transfer.T4_RATE / 10)
     assert found["this machine"] == pytest.approx(3_971_652 / 3600) and found["Colab T4"] == pytest.approx(110.3236667)
+
+
+def test_what_can_be_learned_from_the_drawings_is_measured_and_stored(tmp_path, monkeypatch):
+    monkeypatch.setattr(polyps, "settings", replace(polyps.settings, figures=tmp_path, seeds=(0, 1)))
+    monkeypatch.setattr(sys, "argv", ["polyps", "--train", "64", "--test", "150", "--size", "32", "--epochs", "1"])
+    polyps.main()
+    numbers = json.loads((tmp_path / "benchmark_polyps.json").read_text())["numbers"]
+    assert len(numbers["by agreement"]["7 of 7"]) == numbers["small network"]["n"] == 2
+    assert numbers["parameters"] == 9 * (3 * 16 + 16 * 32 + 32 * 64 + 64 * 128) + 4 * 240 + 2 * 128 + 2
+    assert 0 < numbers["colours alone"] < 1 < numbers["images a second"]
