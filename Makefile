@@ -10,6 +10,9 @@ VERSION = import sys; print(sys.version_info[:3])
 # TensorFlow's start-up notes are about the machine, not about this project.
 TF_CPP_MIN_LOG_LEVEL ?= 3
 export TF_CPP_MIN_LOG_LEVEL
+# oneDNN's convolutions, which TensorFlow turns on by itself only where the processor has AVX-512 or the like.
+TF_ENABLE_ONEDNN_OPTS ?= 1
+export TF_ENABLE_ONEDNN_OPTS
 
 .DEFAULT_GOAL := help
 .PHONY: help run full test report bench check environment
@@ -37,9 +40,10 @@ test: environment ## unit tests, then every cell of both notebooks in the quick 
 report: environment ## build/report.pdf and README.md from the stored results (seconds)
 	@KD_PROFILE=full $(VENV_PYTHON) -m report.build --readme
 
-bench: environment ## training speed against Keras's Distiller and the template's loop; Task 2 cached against plain (about 20 minutes)
+bench: environment ## training speed against Keras's Distiller and the template's loop; Task 2 cached against plain; what can be learned from the drawings (about 30 minutes)
 	@KD_PROFILE=full $(VENV_PYTHON) -m benchmarks.speed
 	@KD_PROFILE=full $(VENV_PYTHON) -m benchmarks.transfer
+	@KD_PROFILE=full $(VENV_PYTHON) -m benchmarks.polyps
 
 check: environment ## lint and format, code and notebooks
 	$(VENV_PYTHON) -m ruff check .
