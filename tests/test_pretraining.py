@@ -7,6 +7,7 @@ import pytest
 from utils import models, pretraining
 from utils.data.polyps import draw_polyps
 from utils.models import _load
+from utils.settings import settings
 
 SIZE = 32
 
@@ -102,3 +103,16 @@ def test_weights_files_that_do_not_fit_are_refused(tmp_path):
         models.mhist_student(size=SIZE, weights=tmp_path / "none.h5")
     with pytest.raises(ValueError, match="needs 32 pixels"):
         models.mhist_student(size=16)
+
+
+REAL = sorted((settings.data / "weights").glob("mobilenet_v2*no_top*.h5"))
+
+
+@pytest.mark.skipif(not REAL, reason="no weights of MobileNetV2 in data/weights/, which is never committed")
+def test_a_real_file_fills_the_base_and_nothing_else():
+    model = models.mhist_student(size=96, weights=REAL[0])
+    keras_own = keras.applications.MobileNetV2((96, 96, 3), include_top=False, weights=str(REAL[0]))
+    ours, theirs = model.get_weights(), keras_own.get_weights()
+    assert len(ours) == len(theirs) + 2  # the head's kernel and bias
+    assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=False))
+    assert model.get_layer("Conv1").get_weights()[0].std() > 0.1  # trained filters are far from the small random ones
