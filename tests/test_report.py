@@ -2,8 +2,11 @@
 
 import json
 import math
+import os
 import re
 import shutil
+import subprocess
+import sys
 
 import pytest
 import typst
@@ -131,6 +134,15 @@ def test_a_benchmark_of_another_library_stops_the_build_with_its_name(stored):
     change(stored, "benchmark_speed", lambda content: content["versions"].update(keras="3.0.0"))
     with pytest.raises(MissingResult, match=r"'benchmark_speed' is stale.*keras 3\.0\.0"):
         report_text(stored)
+
+
+def test_the_report_is_built_without_loading_tensorflow():
+    code = "import sys, report.build; print({'tensorflow', 'keras', 'torch'} & set(sys.modules))"
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=build.ROOT, capture_output=True, text=True, check=True,
+        env=os.environ | {"KD_PROFILE": "full"},
+    )  # fmt: skip
+    assert run.stdout.strip() == "set()"
 
 
 def test_code_is_taken_from_the_files():

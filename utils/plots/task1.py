@@ -3,7 +3,6 @@
 import matplotlib.pyplot as plt
 import numpy as np
 
-from utils.diagram import draw_model
 from utils.plots.base import (
     BLUE,
     DISTILLED,
@@ -189,6 +188,7 @@ def cost_by_layer(numbers, text):
 
 def diagrams(*models):
     """A drawing function for `publish`: block diagrams of models, one under the other, drawn from the models."""
+    from utils.diagram import draw_model  # late: it loads Keras, which the other pictures and the report do without
 
     def draw(_numbers, text):
         figure, axes = frame(len(models), 1, 15, 2.3 * len(models) + 0.4, text)
