@@ -16,6 +16,11 @@ def _compared(difference: dict | None, form: str) -> list[str]:
     return [written(difference, form), written(difference, "verdict").split()[0]] if difference else ["", ""]
 
 
+def _corrected(difference: dict | None, form: str) -> list[str]:
+    """Two cells: a difference with its interval, and its p-value, corrected; empty for the reference."""
+    return [written(difference, form), written(float(difference["corrected"]), "p")] if difference else ["", ""]
+
+
 def _star(difference: dict) -> str:
     return " \\*" if written(difference, "verdict").startswith("outside") else ""
 
@@ -35,9 +40,8 @@ def task1_temperature(stored: Results) -> str:
     rows = []
     for t in temperatures:
         found = stored.find(f"task1_temperatures/{t}")
-        against = found.get("against 4")  # which T = 4 itself has not
-        compared = [written(against, "gain.2f"), written(against["corrected"], "p")] if against else ["", ""]
-        rows.append([str(t), written(found, "mean.2f"), *compared])
+        # T = 4 itself has no "against 4".
+        rows.append([str(t), written(found, "mean.2f"), *_corrected(found.get("against 4"), "gain.2f")])
     return markdown(["$T$", "test accuracy, %", "minus $T=4$, points [95%]", "p"], rows)
 
 
@@ -220,23 +224,23 @@ def task2_methods(stored: Results) -> str:
     """The further methods against KD on the same schedule."""
     rows = []
     for row in stored.find("task2_methods/rows"):
-        against = _compared(row.get("against KD"), "gain.3f")
+        against = _corrected(row.get("against KD"), "gain.3f")
         rows.append([row["name"], *(written(row[key], "estimate.3f") for key in ("auc", "average_precision", "f1")),
                      *against])  # fmt: skip
-    return markdown(["method", "AUC", "average precision", "F1 of SSA", "AUC minus KD's [95%]", "the noise"], rows)
+    return markdown(["method", "AUC", "average precision", "F1 of SSA", "AUC minus KD's [95%]", "p"], rows)
 
 
 def task2_verdicts(stored: Results) -> str:
     """Which of the further methods differ from KD, as a sentence."""
     against = {row["name"]: row["against KD"] for row in stored.find("task2_methods/rows") if "against KD" in row}
-    sides = {name: _side(not d["outside_noise"], d["mean"]) for name, d in against.items()}
+    sides = {name: _side(not float(d["corrected"]) <= 0.05, d["mean"]) for name, d in against.items()}
     return _sides_in_words("Better than KD in AUC:", sides)
 
 
 def task2_questions(stored: Results) -> str:
     """Question 3, one factor at a time."""
-    rows = [[row["name"], *_compared(row, "gain.3f")] for row in stored.find("task2_questions/rows")]
-    return markdown(["question", "AUC [95%]", "the noise"], rows, "lcc")
+    rows = [[row["name"], *_corrected(row, "gain.3f")] for row in stored.find("task2_questions/rows")]
+    return markdown(["question", "AUC [95%]", "p"], rows, "lcc")
 
 
 def task2_frozen(stored: Results) -> str:
@@ -253,8 +257,8 @@ def task2_temperature(stored: Results) -> str:
     """AUC at each temperature, and against T = 4."""
     rows = []
     for row in stored.find("task2_temperatures/rows"):
-        rows.append([str(row["T"]), written(row["auc"], "estimate.3f"), *_compared(row.get("against 4"), "gain.3f")])
-    return markdown(["$T$", "AUC [95%]", "minus $T=4$ [95%]", "the noise"], rows)
+        rows.append([str(row["T"]), written(row["auc"], "estimate.3f"), *_corrected(row.get("against 4"), "gain.3f")])
+    return markdown(["$T$", "AUC [95%]", "minus $T=4$ [95%]", "p"], rows)
 
 
 def task2_counts(stored: Results) -> str:

@@ -15,7 +15,7 @@ from utils.data.views import StainView
 from utils.distiller import Distiller
 from utils.methods import KD, RKD, SKD, TAKD, FitNets, OnSubclasses, Patient, Scratch, Sizes
 from utils.methods.dkd import DKD
-from utils.phases import Network, Schedule, Steered, base_of, head_of, steering
+from utils.phases import Network, Schedule, Steered, base_of, head_of, steering, traced_once
 from utils.pretraining import Start
 
 SIZE, BINS = 32, (0, 0, 1, 1)
@@ -260,6 +260,29 @@ def test_head_and_base_make_the_model():
     head, base = head_of(model), base_of(model)
     image = np.random.default_rng(0).random((2, SIZE, SIZE, 3)).astype(np.float32)
     np.testing.assert_allclose(head(base(image)), model(image), rtol=1e-6)
+
+
+def test_a_network_asked_again_and_again_is_traced_once(data):
+    model, calls = mhist_teacher(), []
+    plain = signals.teacher_signals(model, data.train, folder=None, view=StainView(), epochs=2)["logits"]
+    layer, call = model.get_layer("conv"), model.get_layer("conv").call
+    layer.call = lambda *given, **named: calls.append(1) or call(*given, **named)
+    asked = traced_once(model)
+    assert signals.weights_digest(asked) == signals.weights_digest(model)  # and so the cached answers are shared
+    ours = signals.teacher_signals(asked, data.train, folder=None, view=StainView(), epochs=2)["logits"]
+    np.testing.assert_allclose(ours, plain, rtol=1e-5, atol=1e-6)
+    traced = len(calls)
+    model.set_weights([2 * values for values in model.get_weights()])
+    again = signals.teacher_signals(asked, data.train, folder=None)["logits"]
+    np.testing.assert_allclose(again[0], signals.predict_logits(asked, data.train.images), rtol=1e-5, atol=1e-6)
+    assert len(calls) == traced > 0 and np.abs(again[0] - ours[0]).max() > 0.1  # of the weights it has now
+
+
+def test_starts_together_are_named_one_by_one_where_they_differ():
+    pretext = Start("file.h5", "pretext task")
+    assert pretraining.start_label({"mhist_teacher": pretext, "mhist_student": pretext}) == "pretext task"
+    told = pretraining.start_label({"mhist_teacher": RANDOM, "mhist_student": pretext})
+    assert told == "teacher: random weights; student: pretext task"
 
 
 def test_start_names_what_it_is(tmp_path, monkeypatch, capsys):

@@ -87,8 +87,31 @@ def _copy_weights(source: keras.Model, target: keras.Model, head: keras.Model) -
 
 
 def base_of(model: keras.Model) -> keras.Model:
-    """What comes before: images -> pooled features [B, F]."""
-    return keras.Model(model.inputs[0], model.get_layer("pool").output, name=f"{model.name}_base")
+    """What comes before: images -> pooled features [B, F], in inference mode."""
+    return traced_once(keras.Model(model.inputs[0], model.get_layer("pool").output, name=f"{model.name}_base"))
+
+
+class TracedOnce(keras.layers.Layer):
+    """A model as a layer that only answers, images [B, H, W, 3] in [0, 1] -> [B, F], through a graph of its own."""
+
+    def __init__(self, model: keras.Model):
+        super().__init__(name="traced_once")
+        self.model = model
+        images = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)
+        self.answer = tf.function(lambda x: model(x, training=False), [images])
+
+    def call(self, images):
+        return self.answer(images)
+
+
+def traced_once(model: keras.Model) -> keras.Model:
+    """A model that answers as this one does in inference mode, with the same weights in the same order.
+
+    Who asks a model makes a graph of it each time. Here that graph is one call of a graph that exists: a network of
+    hundreds of layers, asked for its views, for validation and for test, seed after seed, is traced once.
+    """
+    images = keras.Input(model.input_shape[1:], name="image")
+    return keras.Model(images, TracedOnce(model)(images), name=model.name)
 
 
 class Network:

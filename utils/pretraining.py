@@ -96,6 +96,14 @@ def find_start(build_model, source: str, *, size: int, images: int, epochs: int,
     return Start(None, "random weights")
 
 
+def start_label(starts: dict[str, Start]) -> str:
+    """What to call the starts of several networks together: one name if all have it, else each network's own."""
+    labels = {name.removeprefix("mhist_"): start.label for name, start in starts.items()}
+    if len(set(labels.values())) == 1:
+        return next(iter(labels.values()))
+    return "; ".join(f"{name}: {label}" for name, label in labels.items())
+
+
 # As Keras calls its files without top.
 FILE_NAMES = {"mhist_teacher": "resnet50v2", "mhist_student": "mobilenet_v2", "mhist_assistant": "densenet121"}
 

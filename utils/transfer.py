@@ -13,7 +13,7 @@ from utils.data.views import StainView
 from utils.distiller import TrainingFailed, signal_shapes
 from utils.methods import Method, Sizes
 from utils.metrics import teacher_agreement
-from utils.phases import Network, Schedule, steering, train_in_phases
+from utils.phases import Network, Schedule, steering, traced_once, train_in_phases
 from utils.pretraining import SETTLING_IMAGES, Start, settle_batch_norm
 from utils.progress import ProgressBar
 from utils.runs import Run, code_parts, described, free_networks, save_weights, weights_path
@@ -46,9 +46,13 @@ def _start_weights(build_model, method, start: Start, seed: int, data: Dataset) 
 
 
 @lru_cache(maxsize=3)
-def _asked(teacher: Run) -> keras.Model:
-    """A teacher's network, to be asked only: building a large one takes seconds, and many students share it."""
-    return teacher.model()
+def _asked(teacher: Run, inside: bool) -> keras.Model:
+    """A teacher's network, to be asked only: building and tracing a large one takes seconds, and students share it.
+
+    With `inside`, its layers can be asked too, and then each asking traces it.
+    """
+    model = teacher.model()
+    return model if inside else traced_once(model)
 
 
 def measure(network: Network, data: Dataset, purpose: str, teacher, folder: Path) -> dict:
@@ -161,6 +165,8 @@ def transfer_learn(
         "learning_rate": rate,
         "view": repr(view) if view else None,
         "code": results.code_version(
+            _start_weights.__wrapped__,
+            _asked.__wrapped__,
             train_in_phases,
             measure,
             Network,
@@ -183,7 +189,8 @@ def transfer_learn(
 
     def train() -> Run:
         free_networks()
-        teacher_model = _asked(teacher) if isinstance(teacher, Run) else teacher  # which may have to be made again
+        # This may have to make the teacher again.
+        teacher_model = _asked(teacher, bool(traced.teacher_taps)) if isinstance(teacher, Run) else teacher
         content = {
             "profile": settings.profile, "source": data.source, "standin": data.standin, "start": start.label,
             "teacher_weights": teacher.record["weights_digest"] if isinstance(teacher, Run) else None,
