@@ -6,6 +6,7 @@ import json
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 from utils import export, results
 from utils.data import Dataset, Split
@@ -103,6 +104,27 @@ def test_two_classes_are_scored_by_auc_too(tmp_path):
     assert "test auc" in export.table(card) and card["calibrated_on"] == 0
 
 
+def test_the_threshold_of_validation_decides_what_the_shipped_student_calls(tmp_path):
+    two = stripes_data(2)
+    logits = student(2)(two.test.images.astype(np.float32) / 255, training=False).numpy()
+    scores = 1 / (1 + np.exp(logits[:, 0] - logits[:, 1]))
+    threshold = float(np.quantile(scores, 0.9))
+    card = export.export_student(
+        student(2), tmp_path, two, preparation="exact", formats=("float32",), rounds=3, threshold=threshold
+    )
+    shipped = Student(tmp_path / card["files"]["float32"]["file"])
+    called = shipped.call(shipped.probabilities(two.test.images))
+    assert 0 < called.sum() < 0.2 * len(called) < (scores >= 0.5).sum()  # the likelier class would be another for many
+    found = card["files"]["float32"]["metrics"]
+    assert found["accuracy"] == np.mean(called == two.test.labels) < 0.8
+    assert found["balanced_accuracy"] == np.mean([np.mean(called[two.test.labels == c] == c) for c in (0, 1)])
+    strange, doubtful = (np.flatnonzero(chosen)[0] for chosen in (called == 1, (called == 0) & (scores > 0.5)))
+    for i, name in ((strange, "b"), (doubtful, "a")):
+        Image.fromarray(two.test.images[i, ..., 0]).save(tmp_path / "one.png")
+        answer = shipped.classify(tmp_path / "one.png")
+        assert answer["class"] == name and answer["probability"] == answer["probabilities"][name]
+
+
 def test_a_file_that_computes_something_else_is_not_written(tmp_path, data, monkeypatch):
     real = export.predict_logits
     monkeypatch.setattr(export, "predict_logits", lambda *given: real(*given) + np.float32(0.01))
@@ -146,6 +168,7 @@ def test_a_disk_that_fails_leaves_no_part_of_a_file(tmp_path, data, monkeypatch)
         ({"calibrate_on": 0}, "at least 1"),
         ({"preparation": "guess"}, "preparation"),
         ({"data": stripes_data(2)}, "2 classes"),
+        ({"threshold": 0.4}, "threshold"),  # of three classes
     ],
 )
 def test_what_cannot_be_exported_is_refused_before_anything_is_written(tmp_path, data, changed, message):

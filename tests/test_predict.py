@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 
 import keras
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from PIL import Image
 
-from utils.data import load_mnist
+from utils.data import load_mhist, load_mnist
 from utils.export import export_student
 from utils.predict import Refused, Student, main, native_messages_kept_back, prepare_digit, prepare_exact
 
@@ -187,8 +188,11 @@ def test_a_model_that_is_missing_or_not_what_its_card_says_is_refused(folder, mo
     shutil.copy(folder / "card.json", tmp_path)
     assert "sha256" in refusal(changed)
     assert "does not describe it" in refusal(changed.rename(tmp_path / "other.tflite"))
-    for text in ("{", "{}", "[]"):
-        (tmp_path / "card.json").write_text(text)
+    card = json.loads((folder / "card.json").read_text())
+    no_shape, no_digest = card | {"input": {"preparation": "digit"}}, card | {"files": {"float32": {"file": "x"}}}
+    damaged = ("null", "5", "{}", "[]", card | {"input": []}, card | {"classes": 10}, no_shape, no_digest)
+    for text in ("{", *damaged):
+        (tmp_path / "card.json").write_text(text if isinstance(text, str) else json.dumps(text))
         assert "no card" in refusal(tmp_path / "other.tflite")
     assert main([str(tmp_path / "gone.tflite"), "x.png", "--json"]) == 2
     assert "no model" in json.loads(capsys.readouterr().out)["error"]
@@ -209,6 +213,46 @@ def test_a_picture_that_must_fit_is_taken_or_refused():
     assert prepare_exact(Image.new("RGB", (16, 16), "white"), may).tolist() == np.ones((8, 8, 3)).tolist()
     with pytest.raises(Refused, match="8:8"):
         prepare_exact(Image.new("RGB", (16, 8)), may)
+
+
+def test_colours_in_another_form_are_the_same_colours():
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3)).astype(np.uint8)
+    wanted = {"shape": [8, 8, 3], "resize": False}
+    for mode in ("RGBA", "P"):
+        picture = Image.fromarray(pixels).convert(mode)
+        same = np.asarray(picture.convert("RGB")) / 255
+        np.testing.assert_allclose(prepare_exact(picture, wanted), same, atol=1e-7)
+    glass = Image.fromarray(pixels).convert("RGBA")
+    glass.putpixel((0, 0), (0, 0, 0, 0))
+    with pytest.raises(Refused, match="RGB is needed"):
+        prepare_exact(glass, wanted)
+
+
+def test_a_student_of_colour_pictures_answers_and_explains(tmp_path, capsys):
+    image = keras.Input((96, 96, 3))
+    dense = keras.layers.Dense(2, kernel_initializer="zeros")
+    model = keras.Model(image, dense(keras.layers.GlobalAveragePooling2D()(image)), name="redness")
+    dense.set_weights([np.array([[-4, 4], [0, 0], [0, 0]], np.float32), np.array([2, -2], np.float32)])  # red above .5
+    data = load_mhist("standin", standin={"train": 40, "test": 20, "size": 96})
+    export_student(model, tmp_path, data, preparation="exact", resize=True, formats=("float32",), rounds=3)
+    pixels = np.zeros((192, 192, 3), np.uint8)
+    pixels[:, :128, 0] = 255  # red but for the right third
+    Image.fromarray(pixels).save(tmp_path / "red.png")
+    Image.fromarray(pixels[:, :96]).save(tmp_path / "narrow.png")
+    student = str(tmp_path / "redness-float32.tflite")
+    assert main([student, str(tmp_path / "red.png"), str(tmp_path / "narrow.png")]) == 1
+    said = capsys.readouterr()
+    assert said.out.startswith(f"{tmp_path / 'red.png'}: SSA") and "96x192" in said.err
+    assert "drawn polyps" in said.err  # what it learned, which is no tissue
+    drawn = {}
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("utils.plots.ship.explanation", lambda numbers, text: drawn.update(numbers) or plt.figure())
+        assert main([student, str(tmp_path / "red.png"), "--explain", str(tmp_path / "why.png"), "--json"]) == 0
+    answers = json.loads(capsys.readouterr().out)
+    assert "drawn polyps" in answers["note"] and answers["threshold"] is None
+    assert drawn["class"] == "SSA" and drawn["map"].shape == (96, 96)
+    # What is red speaks for it; the background is the mean, so that the black third speaks against.
+    assert drawn["map"][:, :60].mean() > 0.005 > -0.005 > drawn["map"][:, 68:].mean()
 
 
 def test_images_of_another_shape_are_refused(model):

@@ -213,7 +213,9 @@ def in_words(comparison: dict, score: str = "rank correlation of segment weights
     """One plain sentence on what `compare_students` found."""
     distilled, scratch, gap = (comparison[part] for part in ("distilled", "scratch", "difference"))
     if not gap["outside_noise"]:
-        verdict = "The distilled student looks where the teacher looks no more and no less than the one from scratch"
+        verdict = (
+            "It cannot be told whether the distilled student or the one from scratch looks more where the teacher looks"
+        )
     elif gap["mean"] > 0:
         verdict = "The distilled student looks where the teacher looks more than the one from scratch"
     else:

@@ -18,9 +18,10 @@ import keras
 import numpy as np
 import pandas as pd
 import tensorflow as tf
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from utils import cost, latency, results
+from utils.binary import positive_scores
 from utils.data import Dataset
 from utils.metrics import calibration_error
 from utils.predict import CARD, PREPARATIONS, LiteRT, native_messages_kept_back
@@ -70,6 +71,7 @@ def export_student(
     *,
     preparation: str = "digit",
     resize: bool = False,
+    threshold: float | None = None,
     formats=FORMATS,
     calibrate_on: int = CALIBRATION_IMAGES,
     rounds: int = 15,
@@ -87,6 +89,8 @@ def export_student(
         preparation: how `utils.predict` makes a picture fit: "digit" (cut out, inverted, centred as MNIST's) or
             "exact" (it must fit already).
         resize: with "exact", whether a picture of the right proportions may be scaled.
+        threshold: of two classes, the probability of the second from which on it is called; chosen on validation. By
+            default the likelier is called.
         calibrate_on: how many training images; at least 1.
         rounds: of the measurement of latency.
         origin: what else the card should say of the model: its method, teacher, seed.
@@ -99,11 +103,13 @@ def export_student(
         )
     if preparation not in PREPARATIONS:
         raise ValueError(f"preparation is {preparation!r}; it can be one of {tuple(PREPARATIONS)}.")
+    if threshold is not None and not (data.num_classes == 2 and 0 <= threshold <= 1):
+        raise ValueError(f"threshold is {threshold!r} for {data.num_classes} classes; it is a probability, of two.")
     contents = to_litert(model, formats, calibration_images(data.train.images, calibrate_on))
     reference = predict_logits(model, data.test.images)
     entries = {}
     for name, content in contents.items():
-        entries[name] = _describe(content, data.test, reference) | {"file": f"{model.name}-{name}.tflite"}
+        entries[name] = _describe(content, data.test, reference, threshold) | {"file": f"{model.name}-{name}.tflite"}
     _check_float32(entries.get("float32"), reference)
     for row in latency.measure(contents, batch_sizes=(1,), threads=(1,), rounds=rounds):
         entries[row["model"]]["latency_ms"] = {name: row[name] for name in ("median", "low", "high")}
@@ -119,10 +125,11 @@ def export_student(
         },
         "output": "logits, one for each class; a softmax gives probabilities",
         "classes": data.class_names,
+        "threshold": threshold,
         "data": {"name": data.name, "source": data.source, "standin": data.standin, "digest": data.digest},
         "calibrated_on": min(calibrate_on, len(data.train)) if "int8" in formats else 0,
         "cost": _cost(model),
-        "keras": _quality(data.test.labels, reference),
+        "keras": _quality(data.test.labels, reference, threshold),
         "latency_conditions": "LiteRT, batch 1, one thread, median and quartiles over interleaved rounds",
         "files": entries,
         "versions": results.versions(),
@@ -151,7 +158,7 @@ def table(card: dict) -> pd.DataFrame:
     return pd.DataFrame(rows).T
 
 
-def _describe(content: bytes, split, reference: np.ndarray) -> dict:
+def _describe(content: bytes, split, reference: np.ndarray, threshold: float | None) -> dict:
     network = LiteRT(content)
     logits = network.logits(split.images)
     scale, zero = network.input["quantization"]
@@ -159,19 +166,21 @@ def _describe(content: bytes, split, reference: np.ndarray) -> dict:
         "bytes": len(content),
         "sha256": hashlib.sha256(content).hexdigest(),
         "input": {"dtype": np.dtype(network.input["dtype"]).name, "scale": scale, "zero_point": zero},
-        "metrics": _quality(split.labels, logits),
+        "metrics": _quality(split.labels, logits, threshold),
         "largest_difference": np.abs(logits - reference).max(),
     }
 
 
-def _quality(labels: np.ndarray, logits: np.ndarray) -> dict:
+def _quality(labels: np.ndarray, logits: np.ndarray, threshold: float | None) -> dict:
+    called = logits.argmax(axis=-1) if threshold is None else (positive_scores(logits) >= threshold).astype(int)
     found = {
         "images": len(labels),
-        "accuracy": np.mean(logits.argmax(axis=-1) == labels),
+        "accuracy": np.mean(called == labels),
         "calibration_error": calibration_error(labels, logits),
     }
     if logits.shape[-1] == 2:
         found["auc"] = roc_auc_score(labels, logits[:, 1] - logits[:, 0])
+        found["balanced_accuracy"] = balanced_accuracy_score(labels, called)
     return found
 
 

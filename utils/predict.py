@@ -105,6 +105,7 @@ class Student:
                 f"{known[path.name]['sha256'][:12]}…. One of them was changed or replaced; export both again."
             )
         self.classes = tuple(self.card["classes"])
+        self.threshold = self.card.get("threshold")  # of the second of two classes; without one the likeliest is called
         self.network = LiteRT(content, threads)
 
     def logits(self, images: np.ndarray) -> np.ndarray:
@@ -122,14 +123,20 @@ class Student:
         wanted = self.card["input"]
         return PREPARATIONS[wanted["preparation"]](_open_picture(Path(path)), wanted)
 
+    def call(self, probabilities: np.ndarray) -> np.ndarray:
+        """Classes, int [n], from probabilities [n, C]: by the card's threshold if it has one, else the likeliest."""
+        if self.threshold is None:
+            return probabilities.argmax(axis=-1)
+        return (probabilities[:, 1] >= self.threshold).astype(int)
+
     def classify(self, path: str | os.PathLike) -> dict:
         """Of one picture: "file", "class", "probability" and all "probabilities"; or "file" and "error"."""
         try:
             image = self.read(path)
         except (Refused, OSError) as fault:
             return {"file": str(path), "error": str(fault)}
-        (probabilities,) = self.probabilities(image[None])
-        best = int(probabilities.argmax())
+        (probabilities,) = of_all = self.probabilities(image[None])
+        best = int(self.call(of_all)[0])
         return {
             "file": str(path),
             "class": self.classes[best],
@@ -173,6 +180,8 @@ def prepare_exact(picture: Image.Image, wanted: dict) -> np.ndarray:
     """A picture that already is as the card says, [H, W, C]; resized only if the card allows it, and only to scale."""
     height, width, channels = wanted["shape"]
     mode = {1: "L", 3: "RGB"}[channels]
+    if mode == "RGB" and picture.mode in ("P", "RGBA") and picture.convert("RGBA").getextrema()[3] == (255, 255):
+        picture = picture.convert("RGB")  # the same colours: nothing in it is transparent
     if picture.mode != mode:
         raise Refused(f"the picture's colours are {picture.mode}, but {mode} is needed: save it so")
     if picture.size != (width, height):
@@ -207,6 +216,7 @@ def native_messages_kept_back() -> Iterator[None]:
 
 def explain(student: Student, path: str | os.PathLike, drawn: Path) -> None:
     """LIME's map of one picture, for the class that the student sees in it, drawn into a PNG."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up notes are no answer
     import matplotlib.pyplot as plt
     import tensorflow as tf
 
@@ -217,7 +227,7 @@ def explain(student: Student, path: str | os.PathLike, drawn: Path) -> None:
         return tf.numpy_function(student.logits, [images], tf.float32, stateful=False)
 
     image = student.read(path)
-    label = int(student.logits(image[None]).argmax())
+    label = int(student.call(student.probabilities(image[None]))[0])
     digit = student.card["input"]["preparation"] == "digit"
     segmentation = lime.digit_segments if digit else lime.tissue_segments
     background = 0.0 if digit else image.mean(axis=(0, 1))
@@ -257,9 +267,17 @@ def _read_card(path: Path) -> dict:
         raise Refused(f"There is no {path}: the card must lie beside the model. Export the model again.") from None
     except ValueError as fault:
         raise Refused(f"{path} is no card: {fault}. Export the model again.") from None
-    missing = [name for name in ("input", "classes", "files") if name not in card]
-    if missing or card["input"].get("preparation") not in PREPARATIONS:
-        raise Refused(f"{path} is no card that this version can read (missing: {missing}). Export the model again.")
+    try:
+        wanted = card["input"]
+        _, _, channels = wanted["shape"]
+        described = {"preparation": wanted["preparation"] in PREPARATIONS, "channels": channels in (1, 3)}
+        described["classes"] = len(card["classes"]) >= 2
+        described["files"] = all(entry["file"] and entry["sha256"] for entry in card["files"].values())
+        described["resize"] = wanted["preparation"] == "digit" or isinstance(wanted["resize"], bool)
+    except (KeyError, TypeError, ValueError, AttributeError) as fault:
+        raise Refused(f"{path} is no card that this version can read ({fault!r}). Export the model again.") from None
+    if wrong := [name for name, fits in described.items() if not fits]:
+        raise Refused(f"{path} is no card that this version can read (see its {wrong}). Export the model again.")
     return card
 
 
@@ -304,6 +322,12 @@ def main(arguments: list[str] | None = None) -> int:
     except (Refused, OSError) as fault:
         print(json.dumps({"error": str(fault)}) if options.json else fault, file=None if options.json else sys.stderr)
         return 2
+    drawings = student.card.get("data", {}).get("standin", False)
+    note = (
+        f"This student learned {student.card['data']['source']}: its answers mean nothing elsewhere."
+        if drawings
+        else None
+    )
     answers = [student.classify(path) for path in options.images]
     if options.explain and "error" not in answers[0]:
         try:
@@ -311,8 +335,11 @@ def main(arguments: list[str] | None = None) -> int:
         except (ImportError, ValueError, OSError) as fault:
             answers[0]["error"] = f"it could not be explained: {fault}"
     if options.json:
-        print(json.dumps({"model": options.model, "answers": answers}, indent=1))
+        rule = {"threshold": student.threshold, "note": note}
+        print(json.dumps({"model": options.model, **rule, "answers": answers}, indent=1))
         return int(any("error" in answer for answer in answers))
+    if note:
+        print(note, file=sys.stderr)
     for answer in answers:
         if "class" in answer:
             print(f"{answer['file']}: {answer['class']}  {answer['probability']:.1%}")

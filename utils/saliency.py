@@ -2,7 +2,7 @@
 
 Images are uint8, or floats in [0, 1]; models take float32 [b, H, W, C] in [0, 1] and return logits [b, classes].
 A map [H, W] says how much each place speaks for a class; a background is what stands where a pixel is hidden: a
-number, a colour [C] or a picture [H, W, C], in [0, 1].
+number, a colour [C] or a picture [H, W, C], in [0, 1], or one for each image, [n, 1, 1, C] or [n, H, W, C].
 """
 
 from functools import lru_cache
@@ -61,7 +61,7 @@ def integrated_gradients(model, images, labels, *, baseline=0.0, steps: int = 64
     """
     images, labels = as_float(images), np.asarray(labels)
     _check_one_each("labels", labels, images)
-    start = np.broadcast_to(np.asarray(baseline, np.float32), images.shape[1:])
+    starts = np.broadcast_to(np.asarray(baseline, np.float32), images.shape)
 
     @tf.function(reduce_retracing=True)
     def gradient(points, wanted):
@@ -73,7 +73,8 @@ def integrated_gradients(model, images, labels, *, baseline=0.0, steps: int = 64
 
     maps = []
     for i in range(0, len(images), batch_size):
-        path, wanted = images[i : i + batch_size] - start, labels[i : i + batch_size]
+        start, wanted = starts[i : i + batch_size], labels[i : i + batch_size]
+        path = images[i : i + batch_size] - start
         midpoints = (np.arange(steps, dtype=np.float32) + 0.5) / steps
         total = sum(gradient(tf.constant(start + a * path), tf.constant(wanted)).numpy() for a in midpoints)
         maps.append((path * total / steps).sum(axis=-1))
@@ -106,10 +107,10 @@ def deletion_insertion(model, images, maps, labels, *, background, steps: int = 
     if maps.shape != images.shape[:3]:
         raise ValueError(f"maps are {maps.shape}; expected {images.shape[:3]}, one map [H, W] for each image.")
     rng = np.random.default_rng(seed)
-    hidden = np.broadcast_to(np.asarray(background, np.float32), images.shape[1:])
+    backgrounds = np.broadcast_to(np.asarray(background, np.float32), images.shape)
     shares = np.arange(steps + 1) / steps
     curves = []
-    for image, saliency, label in zip(images, maps, labels, strict=True):
+    for image, hidden, saliency, label in zip(images, backgrounds, maps, labels, strict=True):
         changeable = np.flatnonzero(np.any(image != hidden, axis=-1))
         shuffled = rng.permutation(changeable)
         ranked = shuffled[np.argsort(-saliency.ravel()[shuffled], kind="stable")]

@@ -59,7 +59,8 @@ def explanation_scores(numbers, text):
     for i, panel in enumerate(numbers["agreement"]):
         ax = figure.add_subplot(grid[i, 0])
         for y, row in enumerate(reversed(panel["rows"])):
-            colour = DISTILLED if "KD" in row["name"] else SCRATCH if "scratch" in row["name"] else TEACHER
+            without = "scratch" in row["name"] or "without" in row["name"]
+            colour = SCRATCH if without else DISTILLED if "KD" in row["name"] else TEACHER
             ax.plot([row["low"], row["high"]], [y, y], color=colour, lw=1.8)
             ax.plot(row["mean"], y, "o", color=colour, ms=6)
         if panel["chance"] is not None:
