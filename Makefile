@@ -25,7 +25,7 @@ run: environment ## execute both notebooks in the quick profile (minutes); resul
 	@KD_PROFILE=quick $(VENV_PYTHON) -m utils.notebooks run
 
 full: environment ## the same in the full profile (hours, but for what is recorded); KEEP=1 also replaces the notebooks by the executed ones
-	@KD_PROFILE=full $(VENV_PYTHON) -m utils.notebooks run $(if $(KEEP),--keep)
+	@KD_PROFILE=full $(VENV_PYTHON) -m utils.notebooks run $(if $(filter 1,$(KEEP)),--keep)
 
 # The notebooks are tested on runs of their own: an earlier run's records would hide a training that is broken.
 # As in utils/notebooks.py, a progress bar and what C++ code writes are no output of a cell. Two workers, since most of

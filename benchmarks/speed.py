@@ -31,6 +31,7 @@ from utils.settings import settings
 
 ALPHA, T, BATCH = 0.5, 4.0, 256
 # FLOPs of one image: forward, gradient of the weights, and of the inputs of all layers but the first.
+MOST_IMAGES = 30720  # of `growth`
 STEP_FLOPS = 2 * (2 * 784 * 784 + 3 * 784 * 784 + 3 * 784 * 10)
 
 
@@ -266,7 +267,7 @@ def growth(teacher, split: Split) -> dict:
         return {"teacher": asked, "students": time.perf_counter() - began}
 
     for name, sizes in {
-        "students": (1, 2, 4), "epochs": (2, 4, 8), "views": (2, 4, 8), "images": (7680, 15360, 30720)
+        "students": (1, 2, 4), "epochs": (2, 4, 8), "views": (2, 4, 8), "images": (7680, 15360, MOST_IMAGES)
     }.items():  # fmt: skip
         found[name] = {size: seconds(**{name: size}) for size in sizes}
     return found
@@ -301,6 +302,8 @@ def main() -> None:
     parser.add_argument("--sweep-images", type=int, default=12800, help="images of the timed sweep")
     parser.add_argument("--sweep-epochs", type=int, default=12, help="epochs of the timed sweep")
     options = parser.parse_args()
+    if options.rounds < 1 or options.images < MOST_IMAGES or options.sweep_images > options.images:
+        parser.error(f"--rounds from 1, --images from {MOST_IMAGES:,}, --sweep-images of no more than these")
     split, source = mnist_sized(options.images)
     keras.utils.set_random_seed(0)
     teacher = mnist_teacher()

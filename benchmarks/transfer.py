@@ -163,6 +163,8 @@ def main() -> None:
     parser.add_argument("--sweep-images", type=int, default=256, help="images of each frozen epoch (default 256)")
     parser.add_argument("--epochs", type=int, default=5, help="epochs of the frozen phase, each with a view of its own")
     options = parser.parse_args()
+    if options.rounds < 1:
+        parser.error(f"--rounds is {options.rounds}; it starts at 1")
     sweep = frozen_sweep(Race(96, drawn(options.sweep_images, 96)), options.epochs, options.rounds)
     epoch = tuning_epoch(Race(224, drawn(options.images, 224)), options.rounds)
     ratios = {

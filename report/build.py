@@ -70,6 +70,10 @@ def answer(notebook: str, name: str) -> str:
 
     def by_key(match):
         first, last = int(match[1]), int(match[2] or match[1])
+        if not listed.keys() >= set(range(first, last + 1)):
+            raise MissingResult(
+                f"{notebook}.ipynb cites {match[0]} in {name!r}; its list has {len(listed)} references."
+            )
         return "".join(f"[@{listed[number]}]" for number in range(first, last + 1))
 
     passage = re.sub(r"^#+ ", "### ", found[0].strip(), flags=re.MULTILINE)
@@ -172,6 +176,13 @@ def build_report(figures: Path, folder: Path) -> Path:
     stored = Results(figures)
     text = numbered(filled((HERE / "report.md").read_text(encoding="utf-8"), stored))
     front, _, main = text.partition("\n---\n")
+    body = typst_body(main)
+    for name in FIGURE.findall(body):
+        stored.file(name)  # missing or stale: it says so
+        if not (figures / f"{name}.png").is_file():
+            raise MissingResult(
+                f"{figures / name}.png is missing: its numbers are there. Run the notebook that draws it."
+            )
     title, authors, abstract, terms = (part.strip() for part in front.split("\n\n", 3))
     work = folder / "report"
     (work / "figures").mkdir(parents=True, exist_ok=True)
@@ -181,7 +192,7 @@ def build_report(figures: Path, folder: Path) -> Path:
     ]
     page = (
         f'#import "ieee.typ": paper\n#show: paper.with(title: "{title}", authors: "{authors}", {", ".join(fields)})\n\n'
-        + draw_figures(typst_body(main), stored, work / "figures")
+        + draw_figures(body, stored, work / "figures")
     )
     shutil.copyfile(HERE / "ieee.typ", work / "ieee.typ")
     for name, content in {

@@ -6,7 +6,7 @@ between spaces belongs to a key. `{{if name}} ... {{end}}` keeps its text where 
     any of Python's (".2f", ",", "+.2f", ".1%")     of the number found
     mean.2f         "99.24 ± 0.05" of {"mean", "sd"}
     interval.2f     "99.17 to 99.30" of {"low", "high"}
-    estimate.3f     ".893 [.861, .921]" of {"mean", "low", "high"}
+    estimate.3f     "0.893 [0.861, 0.921]" of {"mean", "low", "high"}
     gain.2f         "+0.59 [+0.42, +0.77]" of the same, signed
     verdict         "outside the noise" or "inside the noise": by "corrected", the p-value corrected for the number
                     of comparisons, where there is one; else by whether [low, high] leaves zero out
@@ -18,6 +18,7 @@ between spaces belongs to a key. `{{if name}} ... {{end}}` keeps its text where 
 """
 
 import json
+import math
 import re
 import statistics
 from pathlib import Path
@@ -120,7 +121,7 @@ def _entry(found, key: str, name: str):
 def written(value, form: str) -> str:
     """A value in one of the formats that the module's docstring lists, with a minus sign instead of a hyphen."""
     text = _written(value, form)
-    return text.replace("-", "−") if isinstance(value, int | float | dict) else text
+    return text.replace("-", "−") if isinstance(value, int | float | dict) or form.startswith("median") else text
 
 
 def _written(value, form: str) -> str:
@@ -131,6 +132,8 @@ def _written(value, form: str) -> str:
         if "corrected" in value:  # as text where it is not defined
             outside = float(value["corrected"]) <= 0.05
         return "outside the noise" if outside else "inside the noise"
+    if form == "p" and math.isnan(float(value)):  # as text in JSON: differences without any spread have none
+        return "undefined"
     if form == "p":
         return "< 0.001" if value < 0.0005 else f"{value:.3f}"
     if kind == "MB":

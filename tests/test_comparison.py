@@ -102,6 +102,17 @@ def test_runs_of_other_seeds_are_no_pairs(runs):
         comparison.compare({"kd": runs["kd"], "hot": runs["hot"][:2]})
 
 
+def test_without_its_reference_nothing_is_compared(runs):
+    with pytest.raises(ValueError, match="'kd' is not among the runs"):
+        comparison.compare({"hot": runs["hot"]})
+
+
+def test_a_difference_without_any_spread_claims_nothing():
+    runs = {"kd": [0.90, 0.91, 0.92], "shifted": [0.95, 0.96, 0.97]}
+    table = comparison.compare({name: made_up_runs(accuracies) for name, accuracies in runs.items()})
+    assert np.isnan(table.loc["shifted", "p"]) and table.loc["shifted", "tie"]
+
+
 def test_the_cost_counts_each_teacher_once(runs):
     student, teacher = runs["kd"][0], runs["kd"][0].teacher
     own = student.record["training_seconds"]

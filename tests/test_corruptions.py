@@ -94,6 +94,7 @@ def test_unknown_kinds_strengths_and_images_are_refused(split):
         ((split.images, "blur", 6), "strength"),
         ((split.images[0], "blur", 1), "height, width"),
         ((split.images.astype(int), "blur", 1), "uint8 or float"),
+        ((split.images.astype(np.float32), "noise", 1), "floats lie in"),
     ):
         with pytest.raises(ValueError, match=message):
             corrupt(*arguments)

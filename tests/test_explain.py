@@ -261,6 +261,21 @@ def test_only_pixels_that_can_be_hidden_count(model, image):
     assert curves["deletion"][0, 1] == pytest.approx(empty, rel=1e-5)  # half of the 32 pixels are the quadrant's 16
 
 
+def test_each_image_may_have_a_background_of_its_own(model, image):
+    images, each = np.stack([image, image / 2]), np.array([0.1, 0.4], np.float32).reshape(2, 1, 1, 1)
+    maps, labels = np.stack([quadrant(), quadrant()]), np.array([1, 0])
+    together = saliency.deletion_insertion(model, images, maps, labels, background=each, steps=4)
+    gradients = saliency.integrated_gradients(model, images, labels, baseline=each, steps=2, batch_size=1)
+    for i, background in enumerate((0.1, 0.4)):
+        one = images[i : i + 1], maps[i : i + 1], labels[i : i + 1]
+        alone = saliency.deletion_insertion(model, *one, background=background, steps=4)
+        for way, curve in alone.items():
+            # Equal ranks are drawn: the ends, and the quarter that the map marks, are compared.
+            np.testing.assert_allclose(together[way][i, [0, 1, -1]], curve[0, [0, 1, -1]], rtol=1e-5)
+        by_itself = saliency.integrated_gradients(model, one[0], one[2], baseline=background, steps=2)
+        np.testing.assert_allclose(gradients[i], by_itself[0], atol=1e-6)
+
+
 def test_the_area_under_a_straight_line_is_a_half():
     np.testing.assert_allclose(saliency.area([[1.0, 0.5, 0.0], [1.0, 1.0, 1.0]]), [0.5, 1.0])
 

@@ -70,6 +70,7 @@ def pictures(tmp_path_factory, data):
     (folder / "words.png").write_text("no picture at all")
     sheet.save(folder / "paper.gif")
     Image.new("L", (50, 50), 200).save(folder / "blank.png")
+    sheet.save(folder / "exif.png", exif=b"Exif\0\0II*\0")  # cut off in its header
     return folder
 
 
@@ -163,6 +164,7 @@ def test_json_holds_every_answer(model, pictures, data, capsys):
         ("words.png", "no PNG or JPEG"),
         ("paper.gif", "no PNG or JPEG"),
         ("blank.png", "contrast"),
+        ("exif.png", "broken"),
         ("gone.png", "no such file"),
         ("", "folder"),
     ],
@@ -258,6 +260,9 @@ def test_a_student_of_colour_pictures_answers_and_explains(tmp_path, capsys):
 def test_images_of_another_shape_are_refused(model):
     with pytest.raises(ValueError, match="28, 28, 1"):
         Student(model).logits(np.zeros((2, 28, 28), np.uint8))
+    for images in (np.full((1, 28, 28, 1), 200, np.int64), np.full((1, 28, 28, 1), 200.0)):
+        with pytest.raises(ValueError, match="from 200"):
+            Student(model).logits(images)
 
 
 def test_native_messages_are_shown_only_if_the_work_fails(capfd):
@@ -280,6 +285,40 @@ def test_an_explanation_is_drawn(model, pictures, tmp_path, capsys):
         with pytest.raises(SystemExit) as stopped:
             main([str(model), str(pictures / "mnist.png"), *bad])
         assert stopped.value.code == 2
+
+
+def test_an_explanation_never_replaces_what_it_explains(model, pictures, capsys):
+    picture = pictures / "paper.png"
+    before = picture.read_bytes()
+    for target in (picture, model):
+        with pytest.raises(SystemExit):
+            main([str(model), str(picture), "--explain", str(target)])
+        assert "would be overwritten" in capsys.readouterr().err
+    assert picture.read_bytes() == before
+
+
+def test_an_answer_stands_when_a_later_picture_ends_the_run(model, pictures, monkeypatch, capsys):
+    real = Student.classify
+
+    def stopped(self, path):
+        if "jpg" in str(path):
+            raise KeyboardInterrupt
+        return real(self, path)
+
+    monkeypatch.setattr(Student, "classify", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        main([str(model), str(pictures / "mnist.png"), str(pictures / "paper.jpg")])
+    assert "mnist.png: " in capsys.readouterr().out
+
+
+def test_what_cannot_be_explained_is_answered_all_the_same(model, pictures, tmp_path, monkeypatch, capsys):
+    def fail(*_, **__):
+        raise ValueError("no segments")
+
+    monkeypatch.setattr("utils.explain.explain_image", fail)
+    assert main([str(model), str(pictures / "mnist.png"), "--explain", str(tmp_path / "why.png")]) == 1
+    said = capsys.readouterr()
+    assert "%" in said.out and "no segments" in said.err and not list(tmp_path.iterdir())
 
 
 def test_without_an_interpreter_it_says_what_to_install(model, pictures, monkeypatch, capsys):

@@ -61,6 +61,8 @@ def report_text(folder):
         ({"mean": -1, "low": -2, "high": -0.5}, "verdict", "outside the noise"),
         (0.0004, "p", "< 0.001"),
         (0.0242, "p", "0.024"),
+        ("nan", "p", "undefined"),  # as JSON holds it
+        ([-1.5, -2], "median.1f", "−1.8"),
         (1284648, "MB.2f", "1.28"),
         ([3, 1, 2.5], "median.1f", "2.5"),
         ([3, 1, 2], "count", "3"),
@@ -107,10 +109,11 @@ def test_the_pictures_and_links_of_the_readme_exist():
         assert (build.ROOT / target).is_file(), target
 
 
-def test_a_missing_result_stops_the_build_with_its_name(stored, tmp_path, capsys):
-    (stored / "task1_lime.json").unlink()
+@pytest.mark.parametrize("name", ["task1_lime.json", "task1_curves.json", "task1_curves.png"])
+def test_a_missing_result_stops_the_build_with_its_name(name, stored, tmp_path, capsys):
+    (stored / name).unlink()
     assert build.main(["--figures", str(stored), "--output", str(tmp_path / "out")]) == 1
-    assert "task1_lime" in capsys.readouterr().err
+    assert name.partition(".")[0] in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -90,6 +90,8 @@ def compare(runs: dict[str, list[Run]], reference: str = "kd") -> pd.DataFrame:
     methods make for themselves) and calibration (%), KL to that teacher (nats), cost (training seconds with the
     teachers', in those of the reference), parameters and FLOPs of what is deployed.
     """
+    if reference not in runs:
+        raise ValueError(f"The reference {reference!r} is not among the runs; there are {sorted(runs)}.")
     seeds = {name: [run.record["config"]["seed"] for run in group] for name, group in runs.items()}
     if len({tuple(s) for s in seeds.values()}) > 1:
         raise ValueError(f"The methods were run with different seeds, so their runs are no pairs: {seeds}.")

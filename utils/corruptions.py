@@ -62,6 +62,8 @@ def corrupt(images: np.ndarray, kind: str, strength: int, seed: int = 0) -> np.n
         raise ValueError(
             f"images are {images.dtype} {images.shape}; uint8 or float [n, height, width, channels] wanted."
         )
+    if not whole and images.size and not (images.min() >= 0 and images.max() <= 1):
+        raise ValueError(f"images are {images.dtype} from {images.min()} to {images.max()}; floats lie in [0, 1].")
     if strength == 0:
         return images.copy()
     work, levels = KINDS[kind]

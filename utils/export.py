@@ -105,7 +105,10 @@ def export_student(
         raise ValueError(f"preparation is {preparation!r}; it can be one of {tuple(PREPARATIONS)}.")
     if threshold is not None and not (data.num_classes == 2 and 0 <= threshold <= 1):
         raise ValueError(f"threshold is {threshold!r} for {data.num_classes} classes; it is a probability, of two.")
-    contents = to_litert(model, formats, calibration_images(data.train.images, calibrate_on))
+    if rounds < 3:
+        raise ValueError(f"rounds is {rounds}; a spread of latency needs 3 or more.")
+    calibration = calibration_images(data.train.images, calibrate_on) if "int8" in formats else None
+    contents = to_litert(model, formats, calibration)
     reference = predict_logits(model, data.test.images)
     entries = {}
     for name, content in contents.items():

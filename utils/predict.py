@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import struct
 import sys
 import tempfile
 import warnings
@@ -53,6 +54,11 @@ class LiteRT:
         images = np.asanyarray(images)
         if images.shape[1:] != self.shape or not len(images):
             raise ValueError(f"Images of shape {images.shape} were given; the file takes [n, *{list(self.shape)}].")
+        is_float = np.issubdtype(images.dtype, np.floating)
+        if images.dtype != np.uint8 and not (is_float and images.min() >= 0 and images.max() <= 1):
+            raise ValueError(
+                f"Images are {images.dtype} from {images.min()} to {images.max()}; uint8, or float in [0, 1], is taken."
+            )
         batch = max(1, VALUES_AT_ONCE // math.prod(self.shape))
         return np.concatenate([self.run(self.encode(images[i : i + batch])) for i in range(0, len(images), batch)])
 
@@ -291,7 +297,8 @@ def _open_picture(path: Path) -> Image.Image:
         raise Refused("it is a folder, not a picture") from None
     except UnidentifiedImageError:
         raise Refused("it is no PNG or JPEG") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as fault:  # Pillow's many kinds of broken
+    # Pillow's many kinds of broken; the last is that of damaged EXIF data.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, struct.error) as fault:
         raise Refused(f"the picture is broken or too large ({fault})") from None
 
 
@@ -315,6 +322,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.explain and len(options.images) != 1:
         parser.error(f"--explain goes with one IMAGE; {len(options.images)} were given")
+    if options.explain and options.explain.resolve() in [
+        Path(path).resolve() for path in (options.model, *options.images)
+    ]:
+        parser.error(f"--explain: {options.explain} would be overwritten; name another PNG")
     if options.explain and not options.explain.absolute().parent.is_dir():
         parser.error(f"--explain: there is no folder {options.explain.absolute().parent} to write into")
     try:
@@ -322,13 +333,15 @@ def main(arguments: list[str] | None = None) -> int:
     except (Refused, OSError) as fault:
         print(json.dumps({"error": str(fault)}) if options.json else fault, file=None if options.json else sys.stderr)
         return 2
-    drawings = student.card.get("data", {}).get("standin", False)
-    note = (
-        f"This student learned {student.card['data']['source']}: its answers mean nothing elsewhere."
-        if drawings
-        else None
-    )
-    answers = [student.classify(path) for path in options.images]
+    data = student.card.get("data", {})
+    note = f"This student learned a stand-in, {data['source']}." if data.get("standin") else None
+    answers = []
+    for path in options.images:
+        answer = student.classify(path)
+        answers.append(answer)
+        if "class" in answer and not options.json:  # at once: what stops a later picture takes no answer away
+            rule = "" if student.threshold is None else f" ({student.classes[1]} from {student.threshold:.1%} on)"
+            print(f"{answer['file']}: {answer['class']}  {answer['probability']:.1%}{rule}", flush=True)
     if options.explain and "error" not in answers[0]:
         try:
             explain(student, options.images[0], options.explain)
@@ -337,14 +350,9 @@ def main(arguments: list[str] | None = None) -> int:
     if options.json:
         rule = {"threshold": student.threshold, "note": note}
         print(json.dumps({"model": options.model, **rule, "answers": answers}, indent=1))
-        return int(any("error" in answer for answer in answers))
-    if note:
-        print(note, file=sys.stderr)
-    for answer in answers:
-        if "class" in answer:
-            print(f"{answer['file']}: {answer['class']}  {answer['probability']:.1%}")
-        if "error" in answer:
-            print(f"{answer['file']}: {answer['error']}", file=sys.stderr)
+    else:
+        errors = [f"{answer['file']}: {answer['error']}" for answer in answers if "error" in answer]
+        print(*([note] if note else []), *errors, sep="\n", end="\n" if note or errors else "", file=sys.stderr)
     return int(any("error" in answer for answer in answers))
 
 
