@@ -235,7 +235,7 @@ def test_a_student_of_colour_pictures_answers_and_explains(tmp_path, capsys):
     dense = keras.layers.Dense(2, kernel_initializer="zeros")
     model = keras.Model(image, dense(keras.layers.GlobalAveragePooling2D()(image)), name="redness")
     dense.set_weights([np.array([[-4, 4], [0, 0], [0, 0]], np.float32), np.array([2, -2], np.float32)])  # red above .5
-    data = load_mhist("standin", standin={"train": 40, "test": 20, "size": 96})
+    data = load_mhist("standin", standin={"train": 80, "test": 20, "size": 96})
     export_student(model, tmp_path, data, preparation="exact", resize=True, formats=("float32",), rounds=3)
     pixels = np.zeros((192, 192, 3), np.uint8)
     pixels[:, :128, 0] = 255  # red but for the right third
