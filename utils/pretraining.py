@@ -79,7 +79,7 @@ def find_start(build_model, source: str, *, size: int, images: int, epochs: int,
         with giving_up():
             build_model(size=size, weights="imagenet")
     except Exception as fault:  # Keras raises a bare Exception where the download fails
-        reason = str(fault).splitlines()[0]
+        reason = " ".join(f"{type(fault).__name__}: {fault}".split())
     else:
         return Start("imagenet", "ImageNet (Keras)")
     architecture = build_model().name
@@ -87,10 +87,10 @@ def find_start(build_model, source: str, *, size: int, images: int, epochs: int,
     found = sorted(files, key=lambda path: ("no_top" not in path.name and "notop" not in path.name, path.name))
     if found:
         build_model(size=size, weights=found[0])  # a file that does not fit is an error now, not after the teacher
-        print(f"WEIGHTS: {architecture} starts from {found[0].name}, since Keras's download failed ({reason}).")
+        print(f"WEIGHTS: {architecture} starts from {found[0].name}, since Keras's could not be had ({reason}).")
         return Start(found[0], f"the file {found[0].name}", results.file_digest(found[0])[:12])
     print(
-        f"WEIGHTS: {architecture} starts from RANDOM weights: Keras's download failed ({reason}), and data/weights/ "
+        f"WEIGHTS: {architecture} starts from RANDOM weights: Keras's could not be had ({reason}), and data/weights/ "
         f"has no file {FILE_NAMES[architecture]}*.h5. What follows is not transfer learning."
     )
     return Start(None, "random weights")

@@ -95,6 +95,36 @@ def test_unzipped_or_zipped_is_the_same(folder, place):
     assert load(folder).digest == expected.digest
 
 
+def test_a_damaged_byte_in_the_zip_is_told_with_the_image_s_name(folder):
+    with zipfile.ZipFile(folder / "images.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for i, name in enumerate(names()):
+            archive.writestr(name, picture(i))
+        info = archive.getinfo(names()[2])
+    content = bytearray((folder / "images.zip").read_bytes())
+    begin = info.header_offset + 30 + len(info.filename)
+    content[begin] ^= 0x06  # the kind of the first block: now one that deflate does not know
+    (folder / "images.zip").write_bytes(content)
+    with pytest.raises(MhistError, match=names()[2]):
+        load(folder)
+    assert not list((folder.parent / "cache").glob("*mhist.npy"))
+
+
+def test_a_large_picture_that_nobody_asks_for_is_no_reason_to_refuse(folder, monkeypatch):
+    with zipfile.ZipFile(folder / "images.zip") as archive:
+        archive.extractall(folder)
+    (folder / "images.zip").unlink()
+    (folder / "overview.png").write_bytes(bytes(20_000))
+    monkeypatch.setattr(mhist, "MAX_FILE", 15_000)
+    assert len(load(folder).test) == len(TEST_VOTES)
+
+
+def test_a_blank_line_does_not_shift_the_lines_that_are_told(folder):
+    rows = lines()
+    write_lines(folder, ["", rows[0], "", rows[1].rsplit(",", 1)[0], *rows[2:]])
+    with pytest.raises(MhistError, match="too few columns: line 5"):
+        load(folder)
+
+
 @pytest.mark.parametrize("unzipped", [["preview.png"], names()[:5]], ids=["a stray picture", "an unzipping broken off"])
 def test_pictures_beside_a_whole_zip_do_not_hide_it(folder, unzipped):
     expected = load(folder)

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import zipfile
+import zlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -110,14 +111,15 @@ def read_annotations(path: Path) -> list[Row]:
         raise MhistError(f"There is no {path.name} in {path.parent}: it comes with MHIST, beside images.zip.") from None
     except UnicodeDecodeError as error:
         raise MhistError(f"{path.name} is no text in UTF-8 ({error}); take the file as it was given out.") from error
-    lines = [[cell.strip() for cell in line] for line in csv.reader(io.StringIO(text)) if any(map(str.strip, line))]
-    header = lines[0] if lines else []
+    numbered = enumerate(csv.reader(io.StringIO(text)), 1)
+    lines = [(number, [cell.strip() for cell in line]) for number, line in numbered if any(map(str.strip, line))]
+    header = lines[0][1] if lines else []
     missing = [column for column in (NAME, LABEL, VOTES, PARTITION) if column not in header]
     if missing:
         raise MhistError(f"{path.name} lacks the columns {missing}; it has {header or 'nothing'}.")
     place = {column: header.index(column) for column in (NAME, LABEL, VOTES, PARTITION)}
     faults, rows = {}, []
-    for number, line in enumerate(lines[1:], 2):
+    for number, line in lines[1:]:
         if len(line) < len(header):
             faults.setdefault("lines with too few columns", []).append(f"line {number}")
             continue
@@ -181,8 +183,8 @@ class _Folder:
     def read(self, name: str) -> bytes:
         return self.paths[name].read_bytes()
 
-    def too_large(self) -> list[str]:
-        return [name for name, path in self.paths.items() if path.stat().st_size > MAX_FILE]
+    def too_large(self, wanted: set[str]) -> list[str]:
+        return [name for name in wanted & self.names() if self.paths[name].stat().st_size > MAX_FILE]
 
 
 class _Archive:
@@ -225,7 +227,7 @@ class _Archive:
     def read(self, name: str) -> bytes:
         return self.archive.read(self.infos[name])  # checks the CRC
 
-    def too_large(self) -> list[str]:
+    def too_large(self, wanted: set[str]) -> list[str]:
         return []
 
 
@@ -308,7 +310,8 @@ def _pixels(folder: Path, cache: Path, names: list[str]) -> np.memmap:
         print("DATA: the decoded images of MHIST are gone or damaged; they are decoded again.")
     images = _images_in(folder, names)
     missing = [name for name in names if name not in images.names()]
-    _fail({"images of annotations.csv that are not there": missing, "images that are too large": images.too_large()})
+    large = images.too_large(set(names))
+    _fail({"images of annotations.csv that are not there": missing, "images that are too large": large})
     cache.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}-{path.name}")
     try:
@@ -317,7 +320,7 @@ def _pixels(folder: Path, cache: Path, names: list[str]) -> np.memmap:
         for i, name in enumerate(names):
             try:
                 found = _decoded(name, images.read(name))
-            except (zipfile.BadZipFile, OSError, RuntimeError) as error:
+            except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
                 found = f"{name} ({error})"
             if isinstance(found, str):
                 bad.append(found)
