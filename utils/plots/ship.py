@@ -113,6 +113,7 @@ def cost_frontier(numbers, text):
         best = frontier(costs, qualities)
         ax.plot([costs[i] for i in best], [qualities[i] for i in best], color="0.6", lw=1.2, drawstyle="steps-post",
                 label="frontier")  # fmt: skip
+        labelled = [i for i, point in enumerate(points) if i in best or point["role"] != "distilled"]
         named = set()  # roles that the legend has
         for i, point in enumerate(points):
             colour, marker = ROLES[point["role"]]
@@ -122,8 +123,11 @@ def cost_frontier(numbers, text):
                 lw=1, mfc=colour if i in best else "white", label=None if point["role"] in named else point["role"],
             )  # fmt: skip
             named.add(point["role"])
-            if i in best or point["role"] != "distilled":
-                beside = (6, -10 if i % 2 else 4)
+            if i in labelled:
+                crowded = any(
+                    qualities[j] > qualities[i] and np.isclose(costs[j], costs[i], rtol=0.2) for j in labelled
+                )
+                beside = (6, -10 if crowded else 4)
                 ax.annotate(point["name"], (costs[i], qualities[i]), beside, textcoords="offset points", fontsize=8)
         ax.set(xscale="log", xlabel=f"{label} (logarithmic)")
         ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
