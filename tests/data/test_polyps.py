@@ -107,6 +107,11 @@ def test_the_truth_belongs_to_the_images_and_is_not_drawn_again(tmp_path, monkey
     np.testing.assert_array_equal(again.severity, severity)
 
 
+def test_a_part_that_the_stand_in_does_not_have_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"part is 'validation'.*'train', which holds the validation images too"):
+        polyps.polyps_truth("validation", cache=tmp_path)
+
+
 def cut(path):
     path.write_bytes(path.read_bytes()[:-1000])
 

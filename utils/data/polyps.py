@@ -108,7 +108,10 @@ def polyps_truth(part: str, count: int | None = None, size: int = SIZE, cache=No
             `masks[dataset.validation.rows]` are the masks of the validation split.
         count: of all images of the part, as given to load_polyps_standin; None means as many as MHIST has.
     """
-    count = {"train": TRAIN, "test": TEST}[part] if count is None else count
+    published = {"train": TRAIN, "test": TEST}
+    if part not in published:
+        raise ValueError(f"part is {part!r}; it can be 'train', which holds the validation images too, or 'test'.")
+    count = published[part] if count is None else count
     return _kept_or_drawn(part, count, size, cache, ("masks", "severity"))
 
 
