@@ -40,10 +40,11 @@ test: environment ## unit tests, then every cell of both notebooks in the quick 
 report: environment ## build/report.pdf and README.md from the stored results (seconds)
 	@KD_PROFILE=full $(VENV_PYTHON) -m report.build --readme
 
-bench: environment ## training speed against Keras's Distiller and the template's loop; Task 2 cached against plain; what can be learned from the drawings (about 30 minutes)
+bench: environment ## training speed against Keras's Distiller and the template's loop; Task 2 cached against plain; what can be learned from the drawings; which pieces LIME should hide (about 40 minutes)
 	@KD_PROFILE=full $(VENV_PYTHON) -m benchmarks.speed
 	@KD_PROFILE=full $(VENV_PYTHON) -m benchmarks.transfer
 	@KD_PROFILE=full $(VENV_PYTHON) -m benchmarks.polyps
+	@KD_PROFILE=full $(VENV_PYTHON) -m benchmarks.segments
 
 check: environment ## lint and format, code and notebooks
 	$(VENV_PYTHON) -m ruff check .

@@ -4,12 +4,13 @@ import json
 import sys
 from dataclasses import replace
 
+import keras
 import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks import polyps, speed, transfer
-from utils.data import Split
+from benchmarks import polyps, segments, speed, transfer
+from utils.data import Split, load_mnist
 from utils.models import mnist_teacher
 
 
@@ -62,3 +63,48 @@ def test_what_can_be_learned_from_the_drawings_is_measured_and_stored(tmp_path, 
     assert len(numbers["by agreement"]["7 of 7"]) == numbers["small network"]["n"] == 2
     assert numbers["parameters"] == 9 * (3 * 16 + 16 * 32 + 32 * 64 + 64 * 128) + 4 * 240 + 2 * 128 + 2
     assert 0 < numbers["colours alone"] < 1 < numbers["images a second"]
+
+
+def stripes():
+    """A network for 8 x 8 images that counts the ink of the left half for class 0 and of the right half for class 1."""
+    kernel = np.zeros((64, 2), np.float32)
+    left = (np.arange(64) % 8) < 4
+    kernel[left, 0] = kernel[~left, 1] = 0.2
+    image = keras.Input((8, 8, 1))
+    network = keras.Model(image, keras.layers.Dense(2, use_bias=False)(keras.layers.Flatten()(image)))
+    network.set_weights([kernel])
+    return network
+
+
+def test_segmentations_are_scored_and_one_that_finds_a_single_piece_is_counted_not_scored():
+    images, labels = np.full((3, 8, 8, 1), 255, np.uint8), np.zeros(3, int)
+    halves = {"halves": lambda image: np.indices((8, 8))[1] // 4, "nothing": lambda image: np.zeros((8, 8), int)}
+    halves |= {"upper and lower": lambda image: np.indices((8, 8))[0] // 4}
+    rows = {row["name"]: row for row in segments.tested(halves, stripes(), images, labels, np.zeros(3), samples=60)}
+    assert rows["halves"]["explained"] == 1 and rows["halves"]["pieces"] == 2
+    assert rows["nothing"] == {"name": "nothing", "explained": 0.0, "pieces": 0.0}
+    assert rows["halves"]["deletion"]["mean"] < rows["upper and lower"]["deletion"]["mean"] - 0.1
+    assert rows["halves"]["insertion"]["mean"] > rows["upper and lower"]["insertion"]["mean"] + 0.1
+    assert segments.by_rule([rows["halves"], rows["nothing"]]) == "halves"
+
+
+def test_the_rule_wants_every_image_explained_and_two_seeds_alike():
+    def row(name, explained, alike, deletion):
+        return {"name": name, "explained": explained, "two seeds": {"mean": alike}, "deletion": {"mean": deletion}}
+
+    rows = [row("in part", 0.9, 0.99, 0.1), row("loose", 1.0, 0.89, 0.1), row("fine", 1.0, 0.9, 0.2)]
+    assert segments.by_rule([*rows, row("coarse", 1.0, 0.99, 0.3)]) == "fine"
+    assert segments.by_rule(rows[:2]) is None
+
+
+def test_the_choice_of_segments_is_measured_and_stored(tmp_path, monkeypatch):
+    monkeypatch.setattr(segments, "settings", replace(segments.settings, figures=tmp_path))
+    monkeypatch.setattr(segments, "load_mnist", lambda: load_mnist("standin"))
+    arguments = "--images 2 --samples 30 --epochs 1 --polyps 200 --size 32"
+    monkeypatch.setattr(sys, "argv", ["segments", *arguments.split()])
+    segments.main()
+    numbers = json.loads((tmp_path / "benchmark_segments.json").read_text())["numbers"]
+    assert [row["name"] for row in numbers["digits"]["rows"]] == list(segments.DIGITS)
+    tiles = {row["name"]: row["pieces"] for row in numbers["digits"]["rows"]}
+    assert tiles["tiles of 2 pixels"] > tiles["tiles of 4 pixels"] > tiles["tiles of 7 pixels"]
+    assert [row["name"] for row in numbers["tissue"]["rows"]] == list(segments.TISSUE)
