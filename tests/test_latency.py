@@ -94,6 +94,19 @@ def test_the_figure_draws_each_point_against_three_costs():
     assert [[4.0, 99.2]] in [line.get_xydata().tolist() for line in figure.axes[2].lines]  # by size only the teacher is
 
 
+def test_a_label_goes_below_its_point_where_one_of_like_cost_stands_above():
+    costs = {"flops": 2e6, "latency": 0.4, "bytes": 5e6}
+    points = [
+        {"name": name, "role": role, "quality": quality, **costs}
+        for name, role, quality in (("scratch", "scratch", 98.0), ("kd", "distilled", 98.7), ("dkd", "distilled", 98.5))
+    ]
+    points.append(points[0] | {"name": "teacher", "role": "teacher", "quality": 99.2, "flops": 2e7})
+    figure = cost_frontier({"quality": "%", "latency": "ms", "points": points}, "made for tests")
+    offsets = {text.get_text(): text.xyann[1] for text in figure.axes[0].texts}
+    assert set(offsets) == {"scratch", "kd", "teacher"}  # dkd is neither on the frontier nor a reference
+    assert offsets["scratch"] < 0 < offsets["kd"] and offsets["teacher"] > 0
+
+
 def test_the_table_has_a_line_for_each_model_and_the_size_of_its_file():
     rows = [
         {"model": name, "batch": batch, "threads": 1, "rounds": 3, "median": ms, "low": ms / 2, "high": 2 * ms}
