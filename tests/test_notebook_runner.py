@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -250,6 +251,19 @@ def test_wrong_profile_is_said_in_words(tmp_path):
     )
     assert (done.returncode, done.stderr) == (2, "")
     assert "KD_PROFILE is 'fast'" in done.stdout
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+@pytest.mark.parametrize(("keep", "kept"), [("", False), ("0", False), ("1", True), ("yes", None), ("1 0", None)])
+def test_keep_of_make_is_understood_or_refused(keep, kept):
+    command = ["make", "--no-print-directory", "--dry-run", "full", f"KEEP={keep}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if kept is None:
+        assert (done.returncode, done.stdout) == (2, "")
+        assert f'KEEP is "{keep}"; it must be 1' in done.stderr and "make full KEEP=1" in done.stderr
+    else:
+        assert done.returncode == 0
+        assert ("utils.notebooks run --keep" in done.stdout) == kept
 
 
 @pytest.mark.parametrize(
