@@ -1,5 +1,6 @@
 """utils.notebooks on small notebooks: what it writes, what it says, and what it does about a cell that fails."""
 
+import asyncio
 import base64
 import io
 import json
@@ -201,9 +202,44 @@ def test_interrupt_keeps_what_ran(tmp_path):
         process.send_signal(signal.SIGINT)
         said = process.stdout.read()
     assert process.returncode == 1
-    assert "FAILED: Small, cell 2 of 3" in said
+    assert 'FAILED: Small, cell 2 of 3, "Setting out": stopped' in said
     assert [cell["execution_count"] for cell in code_cells(path)] == [1, 2, None]
     assert other.read_text() == untouched  # nor is the next one begun
+
+
+# Before the kernel's process is there, and, twice, after.
+@pytest.mark.parametrize(("step", "times"), [("format_kernel_cmd", 1), ("client", 2)])
+def test_interrupt_while_a_kernel_starts_ends_the_run(tmp_path, capsys, monkeypatch, step, times):
+    first, second = (write(tmp_path / f"{name}.ipynb", "1") for name in ("First", "Second"))
+    before = getattr(notebooks.ThisInterpreter, step)
+
+    def interrupted(self, *arguments, **options):
+        loop = asyncio.get_running_loop()
+        for _ in range(times):
+            loop.call_soon(os.kill, os.getpid(), signal.SIGINT)
+        return before(self, *arguments, **options)
+
+    monkeypatch.setattr(notebooks.ThisInterpreter, step, interrupted)
+    assert main(["run", str(first), str(second), "--build", str(tmp_path / "the build")]) == 1
+    said = capsys.readouterr().out
+    assert "FAILED: First, before its first cell: stopped" in said
+    assert "cell 1 of 1" not in said and "Second" not in said
+
+
+def test_a_cell_that_catches_the_interrupt_is_stopped_all_the_same(tmp_path, capsys):
+    source = (
+        "import os, signal, time\n"
+        "try:\n"
+        "    os.kill(os.getppid(), signal.SIGINT)\n"
+        "    time.sleep(60)\n"
+        "except KeyboardInterrupt:\n"
+        "    pass"
+    )
+    assert run(write(tmp_path / "Two.ipynb", source, "2")) == 1
+    assert run(write(tmp_path / "One.ipynb", source)) == 1
+    said = capsys.readouterr().out
+    assert 'FAILED: Two, cell 1 of 2, "Setting out": stopped' in said
+    assert 'FAILED: One, cell 1 of 1, "Setting out": stopped' in said
 
 
 def test_results_table(tmp_path, capsys, monkeypatch):

@@ -125,7 +125,6 @@ class Run(NotebookClient):
         super().__init__(
             notebook,
             kernel_manager_class=ThisInterpreter,
-            on_notebook_start=self._take_signals,
             on_cell_execute=self._cell_starts,
             timeout=None,
             startup_timeout=120,
@@ -145,18 +144,27 @@ class Run(NotebookClient):
         self.stopped = False
         self.began = self.cell_began = time.monotonic()
 
-    def _take_signals(self, notebook) -> None:
-        """Ctrl-C interrupts the running cell, so that what ran before it is kept; nbclient's own handlers lose it."""
+    async def async_start_new_kernel(self, **options) -> None:
+        """Ctrl-C interrupts the running cell, so that what ran before it is kept; nbclient's own handlers lose it.
+
+        nbclient sets its handlers just before it calls this; what takes their place must be there while the kernel
+        starts, too.
+        """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop)
+        await super().async_start_new_kernel(**options)
 
     def _stop(self) -> None:
         kernel, again, self.stopped = self.km, self.stopped, True
+        if not self.seconds or kernel is None or not kernel.has_kernel:
+            return  # the kernel still starts, and _cell_starts ends it, or it is already gone
         self.stopping = asyncio.ensure_future(kernel.shutdown_kernel(now=True) if again else kernel.interrupt_kernel())
 
     def _cell_starts(self, cell, cell_index) -> None:
         self._cell_ends()
+        if self.stopped:  # while the kernel started, or in a cell that took no notice
+            raise RuntimeError("stopped")
         self.seconds.append(0.0)
         self.place = f"cell {len(self.seconds)} of {len(self.code)}, {heading(self.nb.cells, cell_index)}"
         self.screen.line(self._where())
@@ -277,6 +285,8 @@ def execute(notebook, name: str, screen: Screen, profile: str) -> Outcome:
             stop.set()
             watcher.join()
         run._cell_ends()
+    if run.stopped:
+        fault = "stopped"  # even if all cells ran: one that catches the interrupt may have left something out
     if fault:
         return Outcome(f"{name}, {run.place}: {fault}", stopped=run.stopped)
     screen.line(f"{name}: {len(run.code)} cells in {clock(sum(run.seconds))}; longest: {run.longest()}")
@@ -396,4 +406,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 if __name__ == "__main__":
     sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character is no reason to stop
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:  # while it loads or saves; a run that is under way handles Ctrl-C itself
+        sys.exit("FAILED: stopped")
