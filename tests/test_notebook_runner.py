@@ -280,6 +280,31 @@ def test_missing_notebook(tmp_path, capsys):
     assert "None.ipynb" in capsys.readouterr().out
 
 
+def test_notebooks_of_one_name_are_refused(tmp_path, capsys):
+    paths = [write(tmp_path / folder / "Small.ipynb", "1") for folder in ("a", "b")]
+    build = tmp_path / "the build"
+    assert main(["run", *map(str, paths), "--build", str(build)]) == 2
+    said = capsys.readouterr().out
+    assert f"{paths[0]} and {paths[1]} would both become Small.ipynb" in said and "--build" in said
+    assert not build.exists()
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "no JSON", '{"nbformat": 4, "nbformat_minor": 5, "cells": [{}]}'])
+def test_what_is_no_notebook_is_said_in_words(tmp_path, capsys, text):
+    path = tmp_path / "Bad.ipynb"
+    path.write_text(text)
+    assert run(path) == 1
+    assert f"FAILED: {path} cannot be read as a notebook: " in capsys.readouterr().out
+
+
+def test_the_others_run_although_one_is_no_notebook(tmp_path, capsys):
+    (tmp_path / "Bad.ipynb").write_text("{}")
+    path = write(tmp_path / "Small.ipynb", "1")
+    assert main(["run", str(tmp_path / "Bad.ipynb"), str(path), "--keep", "--build", str(tmp_path / "the build")]) == 1
+    assert "cannot be read as a notebook" in capsys.readouterr().out.partition("Small.ipynb,")[0]  # before the hours
+    assert code_cells(path)[0]["execution_count"] == 1
+
+
 def test_wrong_profile_is_said_in_words(tmp_path):
     command = [sys.executable, "-m", "utils.notebooks", "run", str(write(tmp_path / "Small.ipynb", "1"))]
     done = subprocess.run(

@@ -241,15 +241,35 @@ def write(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def check(paths: list[Path]) -> None:
+    """Refuse in words, before anything runs, notebooks that cannot be run together."""
+    places = {}
+    for path in paths:
+        if not path.is_file():
+            raise ValueError(f"There is no {path}. Run this from the project's folder, or name the notebooks.")
+        if path.stem in places:  # their results have the same names
+            raise ValueError(
+                f"{places[path.stem]} and {path} would both become {path.stem}.ipynb in the folder of results. "
+                "Run them one after the other, each with a --build of its own, or rename one."
+            )
+        places[path.stem] = path
+
+
 def read(path: Path) -> nbformat.NotebookNode:
     """A notebook without outputs, counts and timings: what a clean run starts from."""
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no {path}. Run this from the project's folder, or name the notebooks.")
-    notebook = nbformat.read(path, as_version=4)
-    for cell in notebook.cells:
-        cell.metadata.pop("execution", None)
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
+    try:
+        notebook = nbformat.read(path, as_version=4)
+        for cell in notebook.cells:
+            cell.metadata.pop("execution", None)
+            if cell.cell_type == "code":
+                cell.outputs, cell.execution_count = [], None
+        nbformat.validate(notebook, relax_add_props=True)
+    except Exception as error:  # what nbformat raises for JSON that is no notebook is anything but one kind of error
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(
+            f"{path} cannot be read as a notebook: {reason}. Expected is a file as Jupyter saves it (nbformat 4): "
+            "open it in Jupyter and save it anew, or name another."
+        ) from error
     return notebook
 
 
@@ -375,12 +395,19 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         from utils.settings import settings  # here, because a wrong KD_PROFILE deserves its message, not a traceback
 
-        notebooks = {path: read(path) for path in options.notebooks}
-    except (ValueError, FileNotFoundError) as error:
+        check(options.notebooks)
+    except ValueError as error:
         print(error)
         return 2
 
     screen, since, faults, files = Screen(), time.time() - 1, [], []
+    notebooks = {}
+    for path in options.notebooks:
+        try:
+            notebooks[path] = read(path)
+        except ValueError as error:  # said now, before hours of the others, and once more at the end
+            screen.line(str(error))
+            faults.append(str(error))
     for path, notebook in notebooks.items():
         screen.line(f"{path.name}, {settings.profile} profile")
         outcome = execute(notebook, path.stem, screen, settings.profile)
@@ -397,7 +424,8 @@ def main(arguments: list[str] | None = None) -> int:
             summary = read_json(settings.figures / f"summary-{path.stem.lower()}.json") or {}
             write(path, nbformat.writes(publishable(notebook, summary.get("standin", False))) + "\n")
             files.append(path)
-    for line in [*results(settings.figures, since), "", "Files", *(f"  {shown(path)}" for path in files)]:
+    listed = ["", "Files", *(f"  {shown(path)}" for path in files)] if files else []
+    for line in [*results(settings.figures, since), *listed]:
         screen.line(line)
     for fault in faults:
         screen.line(f"FAILED: {fault}")
