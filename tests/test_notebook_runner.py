@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import errno
 import io
 import json
 import os
@@ -287,6 +288,38 @@ def test_notebooks_of_one_name_are_refused(tmp_path, capsys):
     said = capsys.readouterr().out
     assert f"{paths[0]} and {paths[1]} would both become Small.ipynb" in said and "--build" in said
     assert not build.exists()
+
+
+@pytest.mark.parametrize("place", ["a file", "a file/build"])
+def test_a_build_folder_that_cannot_be_is_refused_before_anything_runs(tmp_path, capsys, place):
+    (tmp_path / "a file").write_text("precious")
+    path = write(tmp_path / "Small.ipynb", "1")
+    assert main(["run", str(path), "--build", str(tmp_path / place)]) == 2
+    said = capsys.readouterr().out
+    assert f"The results cannot be written to {tmp_path / place}: " in said and "--build must name a folder" in said
+    assert "cell 1" not in said
+    assert (tmp_path / "a file").read_text() == "precious"
+
+
+def test_a_disk_that_is_full_at_the_end_costs_one_file_only(tmp_path, capsys, monkeypatch):
+    first, second = (write(tmp_path / f"{name}.ipynb", "1") for name in ("First", "Second"))
+    before, write_file = second.read_bytes(), notebooks.write
+
+    def full(path, text):
+        if path in (tmp_path / "the build" / "First.ipynb", second):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        write_file(path, text)
+
+    monkeypatch.setattr(notebooks, "write", full)
+    (tmp_path / "summary-9.json").write_text(json.dumps(SUMMARY), encoding="utf-8")
+    monkeypatch.setattr("utils.settings.settings", replace(settings, figures=tmp_path))
+    assert main(["run", str(first), str(second), "--keep", "--build", str(tmp_path / "the build")]) == 1
+    said = capsys.readouterr().out
+    assert "FAILED: What was executed of First.ipynb could not be saved: [Errno 28] No space left on device" in said
+    assert "FAILED: Second.ipynb, as executed, could not be saved: [Errno 28] No space left on device" in said
+    assert "Task 9 | quick profile" in said  # the table of results
+    assert code_cells(first)[0]["execution_count"] == 1  # kept: what could be written was
+    assert (tmp_path / "the build" / "Second.html").is_file() and second.read_bytes() == before
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", "no JSON", '{"nbformat": 4, "nbformat_minor": 5, "cells": [{}]}'])

@@ -21,6 +21,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -241,8 +242,8 @@ def write(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def check(paths: list[Path]) -> None:
-    """Refuse in words, before anything runs, notebooks that cannot be run together."""
+def check(paths: list[Path], build: Path) -> None:
+    """Refuse in words, before anything runs, what would be lost after hours: results without a place of their own."""
     places = {}
     for path in paths:
         if not path.is_file():
@@ -253,6 +254,15 @@ def check(paths: list[Path]) -> None:
                 "Run them one after the other, each with a --build of its own, or rename one."
             )
         places[path.stem] = path
+    try:
+        build.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=build) as file:
+            file.write(bytes(2**20))  # a full disk still takes an empty file
+    except OSError as error:
+        raise ValueError(
+            f"The results cannot be written to {build}: {error}. --build must name a folder, there or to be made, "
+            "that can be written, with room on its disk. Mend that, or name another."
+        ) from error
 
 
 def read(path: Path) -> nbformat.NotebookNode:
@@ -363,6 +373,15 @@ def save(notebook, name: str, build: Path) -> list[Path]:
     return paths
 
 
+@contextmanager
+def reported(faults: list[str], what: str):
+    """A disk that is full, or the like, costs what was to be written, not the notebooks to come and the results."""
+    try:
+        yield
+    except OSError as error:
+        faults.append(f"{what} could not be saved: {error}. Make room there, or let it be written, and run it again.")
+
+
 def results(folder: Path, since: float) -> list[str]:
     """The lines of the results table: every summary-*.json that the notebooks wrote since then.
 
@@ -395,7 +414,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         from utils.settings import settings  # here, because a wrong KD_PROFILE deserves its message, not a traceback
 
-        check(options.notebooks)
+        check(options.notebooks, options.build)
     except ValueError as error:
         print(error)
         return 2
@@ -411,7 +430,8 @@ def main(arguments: list[str] | None = None) -> int:
     for path, notebook in notebooks.items():
         screen.line(f"{path.name}, {settings.profile} profile")
         outcome = execute(notebook, path.stem, screen, settings.profile)
-        files += save(notebook, path.stem, options.build)
+        with reported(faults, f"What was executed of {path.name}"):
+            files += save(notebook, path.stem, options.build)
         if outcome.warned:
             screen.line(f"{path.name}: {outcome.warned} cell(s) wrote to stderr (above); the notebook leaves it out.")
         if outcome.fault:
@@ -421,9 +441,10 @@ def main(arguments: list[str] | None = None) -> int:
         elif options.keep and outcome.warned:
             faults.append(f"{path.name} was not replaced: a notebook that is kept must write nothing to stderr.")
         elif options.keep:
-            summary = read_json(settings.figures / f"summary-{path.stem.lower()}.json") or {}
-            write(path, nbformat.writes(publishable(notebook, summary.get("standin", False))) + "\n")
-            files.append(path)
+            with reported(faults, f"{path.name}, as executed,"):
+                summary = read_json(settings.figures / f"summary-{path.stem.lower()}.json") or {}
+                write(path, nbformat.writes(publishable(notebook, summary.get("standin", False))) + "\n")
+                files.append(path)
     listed = ["", "Files", *(f"  {shown(path)}" for path in files)] if files else []
     for line in [*results(settings.figures, since), *listed]:
         screen.line(line)
