@@ -117,24 +117,39 @@ def test_failing_cell_ends_the_run_and_is_named(tmp_path, capsys):
     path = write(tmp_path / "Small.ipynb", "print('ran')", "## The bad part", "1 / 0", "print('not reached')")
     before = path.read_bytes()
     assert run(path, "--keep") == 1
-    cells = code_cells(tmp_path / "the build" / "Small.ipynb")
+    stopped = tmp_path / "the build" / "Small-stopped.ipynb"
+    cells = code_cells(stopped)
     assert [cell["execution_count"] for cell in cells] == [1, 2, None]
     assert cells[0]["outputs"][0]["text"] == ["ran\n"]
     assert cells[2]["outputs"] == []
     assert cells[1]["outputs"][0]["ename"] == "ZeroDivisionError"
-    assert (tmp_path / "the build" / "Small.html").is_file()
+    assert sorted(file.name for file in stopped.parent.iterdir()) == ["Small-stopped.html", "Small-stopped.ipynb"]
     assert path.read_bytes() == before
     said = capsys.readouterr().out
-    assert 'FAILED: Small, cell 2 of 3, "The bad part": ZeroDivisionError: division by zero' in said
+    assert (
+        'FAILED: Small, cell 2 of 3, "The bad part": ZeroDivisionError: division by zero '
+        f"(what ran until there: {stopped})\n"
+    ) in said
     assert "----> 1 1 / 0" in said
     assert "\x1b" not in said
+
+
+def test_a_failed_run_leaves_the_last_complete_one_and_the_next_complete_one_clears_up(tmp_path):
+    path, build = tmp_path / "Small.ipynb", tmp_path / "the build"
+    assert run(write(path, "'complete'")) == 0
+    complete = {file: file.read_bytes() for file in build.iterdir()}
+    assert run(write(path, "1 / 0")) == 1
+    assert {file: file.read_bytes() for file in complete} == complete
+    assert len(list(build.iterdir())) == 4
+    assert run(write(path, "'complete'")) == 0
+    assert {file: file.read_bytes() for file in build.iterdir()} == complete
 
 
 def test_dead_kernel_is_a_fault(tmp_path, capsys):
     last_words = "import os, signal\nos.write(2, b'last words')\nos.kill(os.getpid(), signal.SIGKILL)"
     path = write(tmp_path / "Small.ipynb", "1", last_words, "3")
     assert run(path) == 1
-    assert code_cells(tmp_path / "the build" / "Small.ipynb")[0]["execution_count"] == 1
+    assert code_cells(tmp_path / "the build" / "Small-stopped.ipynb")[0]["execution_count"] == 1
     said = capsys.readouterr().out
     assert "    last words\n" in said
     assert "FAILED: Small, cell 2 of 3" in said
@@ -153,7 +168,8 @@ def test_a_kernel_that_never_starts_is_a_fault_and_the_next_notebook_still_runs(
     assert main(["run", str(first), str(second), "--keep", "--build", str(tmp_path / "the build")]) == 1
     said = capsys.readouterr().out
     assert "FAILED: First" in said and "RuntimeError: Kernel didn't respond" in said
-    assert first.read_bytes() == before and (tmp_path / "the build" / "First.ipynb").is_file()
+    assert first.read_bytes() == before
+    assert not list((tmp_path / "the build").glob("First*"))  # no cell ran, so there is nothing to look at
     assert code_cells(second)[0]["execution_count"] == 1
 
 
@@ -193,7 +209,7 @@ def test_progress_file_and_printed_lines_are_shown_while_the_cell_runs(tmp_path,
 def test_interrupt_keeps_what_ran(tmp_path):
     path = write(tmp_path / "Small.ipynb", "print('ran')", "import time\ntime.sleep(60)", "3")
     other = write(tmp_path / "Other.ipynb", "1")
-    untouched = other.read_text()
+    before = [path.read_bytes(), other.read_bytes()]
     command = [sys.executable, "-m", "utils.notebooks", "run", str(path), str(other), "--build", str(tmp_path)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout:
@@ -203,9 +219,10 @@ def test_interrupt_keeps_what_ran(tmp_path):
         process.send_signal(signal.SIGINT)
         said = process.stdout.read()
     assert process.returncode == 1
-    assert 'FAILED: Small, cell 2 of 3, "Setting out": stopped' in said
-    assert [cell["execution_count"] for cell in code_cells(path)] == [1, 2, None]
-    assert other.read_text() == untouched  # nor is the next one begun
+    stopped = tmp_path / "Small-stopped.ipynb"
+    assert f'FAILED: Small, cell 2 of 3, "Setting out": stopped (what ran until there: {stopped})' in said
+    assert [cell["execution_count"] for cell in code_cells(stopped)] == [1, 2, None]
+    assert [path.read_bytes(), other.read_bytes()] == before  # nor is the next one begun
 
 
 # Before the kernel's process is there, and, twice, after.
@@ -225,6 +242,7 @@ def test_interrupt_while_a_kernel_starts_ends_the_run(tmp_path, capsys, monkeypa
     said = capsys.readouterr().out
     assert "FAILED: First, before its first cell: stopped" in said
     assert "cell 1 of 1" not in said and "Second" not in said
+    assert not list((tmp_path / "the build").iterdir())
 
 
 def test_a_cell_that_catches_the_interrupt_is_stopped_all_the_same(tmp_path, capsys):
@@ -236,11 +254,8 @@ def test_a_cell_that_catches_the_interrupt_is_stopped_all_the_same(tmp_path, cap
         "except KeyboardInterrupt:\n"
         "    pass"
     )
-    assert run(write(tmp_path / "Two.ipynb", source, "2")) == 1
-    assert run(write(tmp_path / "One.ipynb", source)) == 1
-    said = capsys.readouterr().out
-    assert 'FAILED: Two, cell 1 of 2, "Setting out": stopped' in said
-    assert 'FAILED: One, cell 1 of 1, "Setting out": stopped' in said
+    assert run(write(tmp_path / "Small.ipynb", source)) == 1
+    assert 'FAILED: Small, cell 1 of 1, "Setting out": stopped' in capsys.readouterr().out
 
 
 def test_results_table(tmp_path, capsys, monkeypatch):

@@ -2,9 +2,11 @@
 
     python -m utils.notebooks run [NOTEBOOK ...] [--build FOLDER] [--keep]
 
-Each executed notebook and an HTML copy of it go to build/. A cell that fails ends its notebook: what ran until
-there is kept in build/, and the exit code is 1. A cell that takes long may say in its metadata how long, so that
-the time left is a fair guess from the start: "seconds": {"quick": 20, "full": 600}; cells without it count as one.
+Each executed notebook and an HTML copy of it go to build/, in place of those of the last complete run, whatever its
+profile. A cell that fails ends its notebook, and Ctrl-C ends the run: what ran until there is kept beside them, as
+build/NAME-stopped.ipynb, until NAME runs to its end, and the exit code is 1. A cell that takes long may say in its
+metadata how long, so that the time left is a fair guess from the start: "seconds": {"quick": 20, "full": 600}; cells
+without it count as one.
 """
 
 import argparse
@@ -117,6 +119,7 @@ class Outcome:
     fault: str = ""  # what went wrong, and where
     warned: int = 0  # cells that wrote to stderr
     stopped: bool = False  # by Ctrl-C or SIGTERM
+    ran: bool = True  # at least one cell
 
 
 class Run(NotebookClient):
@@ -318,7 +321,7 @@ def execute(notebook, name: str, screen: Screen, profile: str) -> Outcome:
     if run.stopped:
         fault = "stopped"  # even if all cells ran: one that catches the interrupt may have left something out
     if fault:
-        return Outcome(f"{name}, {run.place}: {fault}", stopped=run.stopped)
+        return Outcome(f"{name}, {run.place}: {fault}", stopped=run.stopped, ran=bool(run.seconds))
     screen.line(f"{name}: {len(run.code)} cells in {clock(sum(run.seconds))}; longest: {run.longest()}")
     return Outcome(warned=drop_stderr(notebook))
 
@@ -358,18 +361,26 @@ def publishable(notebook, standin: bool) -> nbformat.NotebookNode:
     return kept
 
 
-def save(notebook, name: str, build: Path) -> list[Path]:
-    """Write build/<name>.ipynb and .html; the notebook names no version, so that a rerun leaves the same file."""
+def save(notebook, name: str, build: Path, complete: bool) -> list[Path]:
+    """Write build/<name>.ipynb and .html; the notebook names no version, so that a rerun leaves the same file.
+
+    What is not complete goes to build/<name>-stopped instead: it may be worth a look, but not hours of earlier work.
+    """
     lighten(notebook)
     notebook.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
     notebook.metadata["language_info"] = {"name": "python"}
     build.mkdir(parents=True, exist_ok=True)
-    paths = [build / f"{name}.ipynb", build / f"{name}.html"]
+    ends = (".ipynb", ".html")
+    stopped = [build / f"{name}-stopped{end}" for end in ends]
+    paths = [build / f"{name}{end}" for end in ends] if complete else stopped
     write(paths[0], nbformat.writes(notebook) + "\n")
     exporter = HTMLExporter(embed_images=True)
     exporter.log.setLevel("ERROR")  # it would warn of each figure without an alternative text
     page, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": name, "path": str(ROOT)}})
     write(paths[1], page)
+    if complete:
+        for path in stopped:  # of an earlier run, which this one leaves behind
+            path.unlink(missing_ok=True)
     return paths
 
 
@@ -430,12 +441,15 @@ def main(arguments: list[str] | None = None) -> int:
     for path, notebook in notebooks.items():
         screen.line(f"{path.name}, {settings.profile} profile")
         outcome = execute(notebook, path.stem, screen, settings.profile)
-        with reported(faults, f"What was executed of {path.name}"):
-            files += save(notebook, path.stem, options.build)
+        saved = []
+        if outcome.ran:
+            with reported(faults, f"What was executed of {path.name}"):
+                saved = save(notebook, path.stem, options.build, complete=not outcome.fault)
+        files += saved
         if outcome.warned:
             screen.line(f"{path.name}: {outcome.warned} cell(s) wrote to stderr (above); the notebook leaves it out.")
         if outcome.fault:
-            faults.append(outcome.fault)
+            faults.append(outcome.fault + (f" (what ran until there: {shown(saved[0])})" if saved else ""))
             if outcome.stopped:
                 break
         elif options.keep and outcome.warned:
