@@ -419,13 +419,14 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True)
     command = commands.add_parser("run", help="execute notebooks from top to bottom")
     command.add_argument("notebooks", nargs="*", type=Path, default=[ROOT / name for name in NOTEBOOKS])
-    command.add_argument("--build", type=Path, default=ROOT / "build", help="where the results go (build/)")
+    command.add_argument("--build", type=Path, help="where the results go (build/, or that in KD_OUTPUT)")
     command.add_argument("--keep", action="store_true", help="after a clean run, replace the notebook itself too")
     options = parser.parse_args(arguments)
     try:
         from utils.settings import settings  # here, because a wrong KD_PROFILE deserves its message, not a traceback
 
-        check(options.notebooks, options.build)
+        build = options.build or settings.cache.parent.parent
+        check(options.notebooks, build)
     except ValueError as error:
         print(error)
         return 2
@@ -444,7 +445,7 @@ def main(arguments: list[str] | None = None) -> int:
         saved = []
         if outcome.ran:
             with reported(faults, f"What was executed of {path.name}"):
-                saved = save(notebook, path.stem, options.build, complete=not outcome.fault)
+                saved = save(notebook, path.stem, build, complete=not outcome.fault)
         files += saved
         if outcome.warned:
             screen.line(f"{path.name}: {outcome.warned} cell(s) wrote to stderr (above); the notebook leaves it out.")
