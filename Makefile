@@ -14,6 +14,12 @@ export TF_CPP_MIN_LOG_LEVEL
 TF_ENABLE_ONEDNN_OPTS ?= 1
 export TF_ENABLE_ONEDNN_OPTS
 
+# KEEP decides whether hours of work end in the notebooks: a value that is not understood must not just be dropped.
+ifeq ($(findstring |$(KEEP)|,|0|1||),)
+  $(error KEEP is "$(KEEP)"; it must be 1 (put the executed notebooks in place of the stored ones) or 0 or nothing \
+(leave those as they are). Say: make full KEEP=1)
+endif
+
 .DEFAULT_GOAL := help
 .PHONY: help run full test report bench check environment
 

@@ -8,6 +8,7 @@ the same way, from readme.md.
 import argparse
 import ast
 import json
+import os
 import re
 import shutil
 import sys
@@ -19,7 +20,7 @@ import typst
 
 from report.numbers import MissingResult, Results
 from report.tables import TABLES
-from utils import plots, results
+from utils import plots, results, settings
 
 ROOT = Path(__file__).resolve().parent.parent
 HERE = Path(__file__).resolve().parent
@@ -219,9 +220,12 @@ def readme(figures: Path) -> str:
 
 def main(arguments=None) -> int:
     parser = argparse.ArgumentParser(prog="python -m report.build", description=__doc__.splitlines()[0])
-    parser.add_argument("--figures", type=Path, default=ROOT / "figures", help="folder of the stored results")
-    parser.add_argument("--output", type=Path, default=ROOT / "build", help="folder for the report")
-    parser.add_argument("--readme", action="store_true", help="also write README.md")
+    full = settings.read({**os.environ, "KD_PROFILE": "full"})  # the report is of the full profile, wherever it was run
+    parser.add_argument("--figures", type=Path, default=full.figures, help="folder of the stored results")
+    parser.add_argument("--output", type=Path, default=full.cache.parent.parent, help="folder for the report")
+    parser.add_argument(
+        "--readme", action="store_true", help="also write README.md: the project's, or of other results one in --output"
+    )
     chosen = parser.parse_args(arguments)
     matplotlib.use("agg")
     try:
@@ -231,9 +235,11 @@ def main(arguments=None) -> int:
         print(f"The report is not built. {fault}", file=sys.stderr)
         return 1
     if page:
-        with results.whole_file(ROOT / "README.md", ".md") as temporary:
+        ours = chosen.figures.resolve() == (ROOT / "figures").resolve()
+        target = (ROOT if ours else chosen.output) / "README.md"
+        with results.whole_file(target, ".md") as temporary:
             temporary.write_text(page, encoding="utf-8")
-        print("README.md is written.")
+        print(f"{target} is written.")
     print(f"{pdf} is written; its sources as Typst, LaTeX and Markdown are in {pdf.with_suffix('')}/.")
     return 0
 

@@ -167,6 +167,7 @@ def test_a_disk_that_fails_leaves_no_part_of_a_file(tmp_path, data, monkeypatch)
         ({"formats": ()}, "formats"),
         ({"calibrate_on": 0}, "at least 1"),
         ({"preparation": "guess"}, "preparation"),
+        ({"preparation": "digit"}, r"28 x 28 grey pixels .* takes \(9, 8, 1\)"),
         ({"data": stripes_data(2)}, "2 classes"),
         ({"threshold": 0.4}, "threshold"),  # of three classes
     ],
@@ -176,6 +177,20 @@ def test_what_cannot_be_exported_is_refused_before_anything_is_written(tmp_path,
     with pytest.raises(ValueError, match=message):
         export.export_student(student(), **options)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_run_is_no_model(tmp_path, data):
+    with pytest.raises(ValueError, match=r"Of a Run, pass run\.model\(\)"):
+        export.export_student(object(), tmp_path / "new", data, preparation="exact")
+
+
+def test_another_student_does_not_take_the_place_of_the_first_one_s_card(shipped, data):
+    folder, card = shipped
+    other = keras.models.clone_model(student())
+    other = keras.Model(other.inputs, other.outputs, name="other")
+    with pytest.raises(ValueError, match=r"holds the student 'striped'.*'other' into a folder of its own"):
+        export.export_student(other, folder, data, preparation="exact", formats=("float32",), rounds=3)
+    assert Student(folder / card["files"]["float32"]["file"]).card == results.read_json(folder / "card.json")
 
 
 def test_int8_needs_images_and_conversion_is_silent(capfd):

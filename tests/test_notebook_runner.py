@@ -1,9 +1,12 @@
 """utils.notebooks on small notebooks: what it writes, what it says, and what it does about a cell that fails."""
 
+import asyncio
 import base64
+import errno
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -114,24 +117,39 @@ def test_failing_cell_ends_the_run_and_is_named(tmp_path, capsys):
     path = write(tmp_path / "Small.ipynb", "print('ran')", "## The bad part", "1 / 0", "print('not reached')")
     before = path.read_bytes()
     assert run(path, "--keep") == 1
-    cells = code_cells(tmp_path / "the build" / "Small.ipynb")
+    stopped = tmp_path / "the build" / "Small-stopped.ipynb"
+    cells = code_cells(stopped)
     assert [cell["execution_count"] for cell in cells] == [1, 2, None]
     assert cells[0]["outputs"][0]["text"] == ["ran\n"]
     assert cells[2]["outputs"] == []
     assert cells[1]["outputs"][0]["ename"] == "ZeroDivisionError"
-    assert (tmp_path / "the build" / "Small.html").is_file()
+    assert sorted(file.name for file in stopped.parent.iterdir()) == ["Small-stopped.html", "Small-stopped.ipynb"]
     assert path.read_bytes() == before
     said = capsys.readouterr().out
-    assert 'FAILED: Small, cell 2 of 3, "The bad part": ZeroDivisionError: division by zero' in said
+    assert (
+        'FAILED: Small, cell 2 of 3, "The bad part": ZeroDivisionError: division by zero '
+        f"(what ran until there: {stopped})\n"
+    ) in said
     assert "----> 1 1 / 0" in said
     assert "\x1b" not in said
+
+
+def test_a_failed_run_leaves_the_last_complete_one_and_the_next_complete_one_clears_up(tmp_path):
+    path, build = tmp_path / "Small.ipynb", tmp_path / "the build"
+    assert run(write(path, "'complete'")) == 0
+    complete = {file: file.read_bytes() for file in build.iterdir()}
+    assert run(write(path, "1 / 0")) == 1
+    assert {file: file.read_bytes() for file in complete} == complete
+    assert len(list(build.iterdir())) == 4
+    assert run(write(path, "'complete'")) == 0
+    assert {file: file.read_bytes() for file in build.iterdir()} == complete
 
 
 def test_dead_kernel_is_a_fault(tmp_path, capsys):
     last_words = "import os, signal\nos.write(2, b'last words')\nos.kill(os.getpid(), signal.SIGKILL)"
     path = write(tmp_path / "Small.ipynb", "1", last_words, "3")
     assert run(path) == 1
-    assert code_cells(tmp_path / "the build" / "Small.ipynb")[0]["execution_count"] == 1
+    assert code_cells(tmp_path / "the build" / "Small-stopped.ipynb")[0]["execution_count"] == 1
     said = capsys.readouterr().out
     assert "    last words\n" in said
     assert "FAILED: Small, cell 2 of 3" in said
@@ -150,7 +168,8 @@ def test_a_kernel_that_never_starts_is_a_fault_and_the_next_notebook_still_runs(
     assert main(["run", str(first), str(second), "--keep", "--build", str(tmp_path / "the build")]) == 1
     said = capsys.readouterr().out
     assert "FAILED: First" in said and "RuntimeError: Kernel didn't respond" in said
-    assert first.read_bytes() == before and (tmp_path / "the build" / "First.ipynb").is_file()
+    assert first.read_bytes() == before
+    assert not list((tmp_path / "the build").glob("First*"))  # no cell ran, so there is nothing to look at
     assert code_cells(second)[0]["execution_count"] == 1
 
 
@@ -190,7 +209,7 @@ def test_progress_file_and_printed_lines_are_shown_while_the_cell_runs(tmp_path,
 def test_interrupt_keeps_what_ran(tmp_path):
     path = write(tmp_path / "Small.ipynb", "print('ran')", "import time\ntime.sleep(60)", "3")
     other = write(tmp_path / "Other.ipynb", "1")
-    untouched = other.read_text()
+    before = [path.read_bytes(), other.read_bytes()]
     command = [sys.executable, "-m", "utils.notebooks", "run", str(path), str(other), "--build", str(tmp_path)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout:
@@ -200,9 +219,43 @@ def test_interrupt_keeps_what_ran(tmp_path):
         process.send_signal(signal.SIGINT)
         said = process.stdout.read()
     assert process.returncode == 1
-    assert "FAILED: Small, cell 2 of 3" in said
-    assert [cell["execution_count"] for cell in code_cells(path)] == [1, 2, None]
-    assert other.read_text() == untouched  # nor is the next one begun
+    stopped = tmp_path / "Small-stopped.ipynb"
+    assert f'FAILED: Small, cell 2 of 3, "Setting out": stopped (what ran until there: {stopped})' in said
+    assert [cell["execution_count"] for cell in code_cells(stopped)] == [1, 2, None]
+    assert [path.read_bytes(), other.read_bytes()] == before  # nor is the next one begun
+
+
+# Before the kernel's process is there, and, twice, after.
+@pytest.mark.parametrize(("step", "times"), [("format_kernel_cmd", 1), ("client", 2)])
+def test_interrupt_while_a_kernel_starts_ends_the_run(tmp_path, capsys, monkeypatch, step, times):
+    first, second = (write(tmp_path / f"{name}.ipynb", "1") for name in ("First", "Second"))
+    before = getattr(notebooks.ThisInterpreter, step)
+
+    def interrupted(self, *arguments, **options):
+        loop = asyncio.get_running_loop()
+        for _ in range(times):
+            loop.call_soon(os.kill, os.getpid(), signal.SIGINT)
+        return before(self, *arguments, **options)
+
+    monkeypatch.setattr(notebooks.ThisInterpreter, step, interrupted)
+    assert main(["run", str(first), str(second), "--build", str(tmp_path / "the build")]) == 1
+    said = capsys.readouterr().out
+    assert "FAILED: First, before its first cell: stopped" in said
+    assert "cell 1 of 1" not in said and "Second" not in said
+    assert not list((tmp_path / "the build").iterdir())
+
+
+def test_a_cell_that_catches_the_interrupt_is_stopped_all_the_same(tmp_path, capsys):
+    source = (
+        "import os, signal, time\n"
+        "try:\n"
+        "    os.kill(os.getppid(), signal.SIGINT)\n"
+        "    time.sleep(60)\n"
+        "except KeyboardInterrupt:\n"
+        "    pass"
+    )
+    assert run(write(tmp_path / "Small.ipynb", source)) == 1
+    assert 'FAILED: Small, cell 1 of 1, "Setting out": stopped' in capsys.readouterr().out
 
 
 def test_results_table(tmp_path, capsys, monkeypatch):
@@ -243,6 +296,63 @@ def test_missing_notebook(tmp_path, capsys):
     assert "None.ipynb" in capsys.readouterr().out
 
 
+def test_notebooks_of_one_name_are_refused(tmp_path, capsys):
+    paths = [write(tmp_path / folder / "Small.ipynb", "1") for folder in ("a", "b")]
+    build = tmp_path / "the build"
+    assert main(["run", *map(str, paths), "--build", str(build)]) == 2
+    said = capsys.readouterr().out
+    assert f"{paths[0]} and {paths[1]} would both become Small.ipynb" in said and "--build" in said
+    assert not build.exists()
+
+
+@pytest.mark.parametrize("place", ["a file", "a file/build"])
+def test_a_build_folder_that_cannot_be_is_refused_before_anything_runs(tmp_path, capsys, place):
+    (tmp_path / "a file").write_text("precious")
+    path = write(tmp_path / "Small.ipynb", "1")
+    assert main(["run", str(path), "--build", str(tmp_path / place)]) == 2
+    said = capsys.readouterr().out
+    assert f"The results cannot be written to {tmp_path / place}: " in said and "--build must name a folder" in said
+    assert "cell 1" not in said
+    assert (tmp_path / "a file").read_text() == "precious"
+
+
+def test_a_disk_that_is_full_at_the_end_costs_one_file_only(tmp_path, capsys, monkeypatch):
+    first, second = (write(tmp_path / f"{name}.ipynb", "1") for name in ("First", "Second"))
+    before, write_file = second.read_bytes(), notebooks.write
+
+    def full(path, text):
+        if path in (tmp_path / "the build" / "First.ipynb", second):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        write_file(path, text)
+
+    monkeypatch.setattr(notebooks, "write", full)
+    (tmp_path / "summary-9.json").write_text(json.dumps(SUMMARY), encoding="utf-8")
+    monkeypatch.setattr("utils.settings.settings", replace(settings, figures=tmp_path))
+    assert main(["run", str(first), str(second), "--keep", "--build", str(tmp_path / "the build")]) == 1
+    said = capsys.readouterr().out
+    assert "FAILED: What was executed of First.ipynb could not be saved: [Errno 28] No space left on device" in said
+    assert "FAILED: Second.ipynb, as executed, could not be saved: [Errno 28] No space left on device" in said
+    assert "Task 9 | quick profile" in said  # the table of results
+    assert code_cells(first)[0]["execution_count"] == 1  # kept: what could be written was
+    assert (tmp_path / "the build" / "Second.html").is_file() and second.read_bytes() == before
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "no JSON", '{"nbformat": 4, "nbformat_minor": 5, "cells": [{}]}'])
+def test_what_is_no_notebook_is_said_in_words(tmp_path, capsys, text):
+    path = tmp_path / "Bad.ipynb"
+    path.write_text(text)
+    assert run(path) == 1
+    assert f"FAILED: {path} cannot be read as a notebook: " in capsys.readouterr().out
+
+
+def test_the_others_run_although_one_is_no_notebook(tmp_path, capsys):
+    (tmp_path / "Bad.ipynb").write_text("{}")
+    path = write(tmp_path / "Small.ipynb", "1")
+    assert main(["run", str(tmp_path / "Bad.ipynb"), str(path), "--keep", "--build", str(tmp_path / "the build")]) == 1
+    assert "cannot be read as a notebook" in capsys.readouterr().out.partition("Small.ipynb,")[0]  # before the hours
+    assert code_cells(path)[0]["execution_count"] == 1
+
+
 def test_wrong_profile_is_said_in_words(tmp_path):
     command = [sys.executable, "-m", "utils.notebooks", "run", str(write(tmp_path / "Small.ipynb", "1"))]
     done = subprocess.run(
@@ -250,6 +360,19 @@ def test_wrong_profile_is_said_in_words(tmp_path):
     )
     assert (done.returncode, done.stderr) == (2, "")
     assert "KD_PROFILE is 'fast'" in done.stdout
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+@pytest.mark.parametrize(("keep", "kept"), [("", False), ("0", False), ("1", True), ("yes", None), ("1 0", None)])
+def test_keep_of_make_is_understood_or_refused(keep, kept):
+    command = ["make", "--no-print-directory", "--dry-run", "full", f"KEEP={keep}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if kept is None:
+        assert (done.returncode, done.stdout) == (2, "")
+        assert f'KEEP is "{keep}"; it must be 1' in done.stderr and "make full KEEP=1" in done.stderr
+    else:
+        assert done.returncode == 0
+        assert ("utils.notebooks run --keep" in done.stdout) == kept
 
 
 @pytest.mark.parametrize(

@@ -116,3 +116,19 @@ def test_diagrams_show_every_layer(tmp_path):
     student = models.mnist_student()
     figure = plots.publish("models", plots.diagrams(student), {"rows": []}, ORIGIN, tmp_path)
     assert {"fc1", "fc2", "logits"} <= set(texts_of(figure))
+
+
+def test_a_disk_that_is_full_leaves_the_old_picture_whole(tmp_path, monkeypatch):
+    plots.publish("digits", plots.digits, FIGURES["digits"], ORIGIN, tmp_path)
+    before = (tmp_path / "digits.png").read_bytes()
+
+    def cut_short(self, path, **options):
+        with open(path, "wb") as file:
+            file.write(before[:100])
+        raise OSError("no space left")
+
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", cut_short)
+    with pytest.raises(OSError, match="no space left"):
+        plots.publish("digits", plots.digits, FIGURES["digits"], ORIGIN, tmp_path)
+    assert (tmp_path / "digits.png").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["digits.json", "digits.png"]

@@ -192,7 +192,8 @@ def test_a_model_that_is_missing_or_not_what_its_card_says_is_refused(folder, mo
     assert "does not describe it" in refusal(changed.rename(tmp_path / "other.tflite"))
     card = json.loads((folder / "card.json").read_text())
     no_shape, no_digest = card | {"input": {"preparation": "digit"}}, card | {"files": {"float32": {"file": "x"}}}
-    damaged = ("null", "5", "{}", "[]", card | {"input": []}, card | {"classes": 10}, no_shape, no_digest)
+    colour = card | {"input": card["input"] | {"shape": [32, 32, 3]}}  # no digit is prepared so
+    damaged = ("null", "5", "{}", "[]", card | {"input": []}, card | {"classes": 10}, no_shape, no_digest, colour)
     for text in ("{", *damaged):
         (tmp_path / "card.json").write_text(text if isinstance(text, str) else json.dumps(text))
         assert "no card" in refusal(tmp_path / "other.tflite")

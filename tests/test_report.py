@@ -117,6 +117,22 @@ def test_a_missing_result_stops_the_build_with_its_name(name, stored, tmp_path, 
     assert not (tmp_path / "out").exists()
 
 
+def test_the_results_of_another_output_folder_are_reported_and_leave_the_readme_alone(stored, tmp_path, monkeypatch):
+    output = tmp_path / "mine"
+    shutil.copytree(stored, output / "figures")
+    monkeypatch.setenv("KD_OUTPUT", str(output))
+    asked = {}
+    monkeypatch.setattr(build, "readme", lambda figures: "a page")
+    monkeypatch.setattr(
+        build, "build_report", lambda figures, folder: asked.update(f=figures, o=folder) or folder / "x"
+    )
+    before = (build.ROOT / "README.md").read_bytes()
+    (output / "build").mkdir()
+    assert build.main(["--readme"]) == 0
+    assert asked == {"f": output / "figures", "o": output / "build"}
+    assert (output / "build/README.md").read_text() == "a page" and (build.ROOT / "README.md").read_bytes() == before
+
+
 def test_a_broken_result_stops_the_build_and_stays_where_it_is(stored, tmp_path, capsys):
     broken = stored / "task1_lime.json"
     broken.write_text(broken.read_text()[:200])

@@ -1,6 +1,7 @@
 """Training runs: equal starts, records that spare repetition, interruption, failure, and which split is read."""
 
 import gc
+import importlib
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import sys
 import time
 import weakref
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -450,6 +452,54 @@ def test_bad_arguments_are_refused_in_words(folders):
         train(folders, purpose="test")
     with pytest.raises(ValueError, match="needs a teacher"):
         train(folders, KD())
+    with pytest.raises(ValueError, match="teacher is a list"):
+        train(folders, Ensemble(), teacher=[tiny_model(), tiny_model()])
+    with pytest.raises(ValueError, match="views is 0"):
+        train(folders, view=View(), views=0)
+
+
+def of_width(width):
+    def student(outputs=3):
+        return keras.Sequential(
+            [keras.Input((4, 4, 1)), layers.Flatten(), layers.Dense(width), layers.Dense(outputs, name="logits")]
+        )
+
+    return student
+
+
+@pytest.mark.parametrize("build", [of_width(4), partial(tiny_model, outputs=3)])
+def test_a_builder_whose_code_does_not_show_all_is_refused_and_not_taken_for_another(build, folders):
+    with pytest.raises(ValueError, match="values that its code does not show"):
+        training.train_and_evaluate(build, Scratch(), tiny_data(), epochs=1, **folders)
+    assert not folders["runs"].exists()
+
+
+def test_the_helpers_of_a_builder_of_one_s_own_count(folders, tmp_path, monkeypatch):
+    source = """
+import keras
+from keras import layers
+
+def body():
+    return layers.Dense(8, "{activation}")
+
+def student(outputs=3):
+    return keras.Sequential([keras.Input((4, 4, 1)), layers.Flatten(), body(), layers.Dense(outputs, name="logits")])
+"""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = []
+    for activation in ("relu", "tanh"):
+        name = f"own_network_of_{activation}"
+        (tmp_path / f"{name}.py").write_text(source.format(activation=activation))
+        module = importlib.import_module(name)
+        assert [helper.__name__ for helper in runs.helpers_of(module.student)] == ["student", "body"]
+        monkeypatch.setattr(module, "__name__", "own_network")  # the same file, edited in between
+        for thing in (module.student, module.body):
+            thing.__module__ = "own_network"
+        monkeypatch.setitem(sys.modules, "own_network", module)
+        run = training.train_and_evaluate(module.student, Scratch(), tiny_data(), epochs=1, **folders)
+        found.append(run.record["config"]["code"])
+    assert found[0] != found[1]
+    assert runs.helpers_of(mnist_student) == []  # of this package, which code_version follows by itself
 
 
 CHILD = """

@@ -243,6 +243,20 @@ def test_bad_arguments_speak(learn):
         learn(mhist_student, KD())
     with pytest.raises(ValueError, match="'choose' or 'report'"):
         learn(mhist_student, Scratch(), purpose="guess")
+    with pytest.raises(ValueError, match="views and batch_size must be at least 1"):
+        learn(mhist_student, Scratch(), schedule=replace(SCHEDULE, views=0))
+    with pytest.raises(ValueError, match=r"no rate for '_tiny'.*Pass rate="):
+        learn(_tiny, Scratch(), starts={"_tiny": RANDOM})
+
+
+def test_a_file_of_weights_that_changes_under_its_name_is_another_start(learn, tmp_path):
+    path = tmp_path / "mine.weights.h5"
+    path.write_bytes(b"some weights")
+    starts = {"mhist_student": Start(path, "mine")}
+    first = learn(mhist_student, Scratch(), starts=starts)
+    assert learn(mhist_student, Scratch(), starts=starts).key == first.key
+    path.write_bytes(b"other weights")
+    assert learn(mhist_student, Scratch(), starts=starts).key != first.key
 
 
 def test_a_base_without_pretraining_gets_statistics_that_keep_its_signal(data):

@@ -24,7 +24,7 @@ from utils import cost, latency, results
 from utils.binary import positive_scores
 from utils.data import Dataset
 from utils.metrics import calibration_error
-from utils.predict import CARD, PREPARATIONS, LiteRT, native_messages_kept_back
+from utils.predict import CARD, FIELD, PREPARATIONS, LiteRT, native_messages_kept_back
 from utils.signals import predict_logits
 
 FORMATS = ("float32", "dynamic", "int8")
@@ -95,6 +95,8 @@ def export_student(
         rounds: of the measurement of latency.
         origin: what else the card should say of the model: its method, teacher, seed.
     """
+    if not isinstance(model, keras.Model):
+        raise ValueError(f"A {type(model).__name__} was given, not a Keras model. Of a Run, pass run.model().")
     shape = tuple(model.input_shape[1:])
     if shape != data.test.images.shape[1:] or model.output_shape != (None, data.num_classes):
         raise ValueError(
@@ -103,10 +105,22 @@ def export_student(
         )
     if preparation not in PREPARATIONS:
         raise ValueError(f"preparation is {preparation!r}; it can be one of {tuple(PREPARATIONS)}.")
+    if preparation == "digit" and shape != (FIELD, FIELD, 1):
+        raise ValueError(
+            f"preparation is 'digit', which makes {FIELD} x {FIELD} grey pixels of a picture, but the model takes "
+            f"{shape}. Pass preparation='exact'."
+        )
     if threshold is not None and not (data.num_classes == 2 and 0 <= threshold <= 1):
         raise ValueError(f"threshold is {threshold!r} for {data.num_classes} classes; it is a probability, of two.")
     if rounds < 3:
         raise ValueError(f"rounds is {rounds}; a spread of latency needs 3 or more.")
+    folder = Path(folder)
+    other = (results.read_json(folder / CARD) or {}).get("model", model.name)
+    if other != model.name:
+        raise ValueError(
+            f"{folder} holds the student {other!r} and its card, which tells of one model. Export "
+            f"{model.name!r} into a folder of its own."
+        )
     calibration = calibration_images(data.train.images, calibrate_on) if "int8" in formats else None
     contents = to_litert(model, formats, calibration)
     reference = predict_logits(model, data.test.images)
@@ -138,7 +152,6 @@ def export_student(
         "versions": results.versions(),
         "exported_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
         with results.whole_file(folder / entries[name]["file"]) as temporary:

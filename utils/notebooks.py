@@ -2,9 +2,11 @@
 
     python -m utils.notebooks run [NOTEBOOK ...] [--build FOLDER] [--keep]
 
-Each executed notebook and an HTML copy of it go to build/. A cell that fails ends its notebook: what ran until
-there is kept in build/, and the exit code is 1. A cell that takes long may say in its metadata how long, so that
-the time left is a fair guess from the start: "seconds": {"quick": 20, "full": 600}; cells without it count as one.
+Each executed notebook and an HTML copy of it go to build/, in place of those of the last complete run, whatever its
+profile. A cell that fails ends its notebook, and Ctrl-C ends the run: what ran until there is kept beside them, as
+build/NAME-stopped.ipynb, until NAME runs to its end, and the exit code is 1. A cell that takes long may say in its
+metadata how long, so that the time left is a fair guess from the start: "seconds": {"quick": 20, "full": 600}; cells
+without it count as one.
 """
 
 import argparse
@@ -21,6 +23,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,6 +119,7 @@ class Outcome:
     fault: str = ""  # what went wrong, and where
     warned: int = 0  # cells that wrote to stderr
     stopped: bool = False  # by Ctrl-C or SIGTERM
+    ran: bool = True  # at least one cell
 
 
 class Run(NotebookClient):
@@ -125,7 +129,6 @@ class Run(NotebookClient):
         super().__init__(
             notebook,
             kernel_manager_class=ThisInterpreter,
-            on_notebook_start=self._take_signals,
             on_cell_execute=self._cell_starts,
             timeout=None,
             startup_timeout=120,
@@ -145,18 +148,27 @@ class Run(NotebookClient):
         self.stopped = False
         self.began = self.cell_began = time.monotonic()
 
-    def _take_signals(self, notebook) -> None:
-        """Ctrl-C interrupts the running cell, so that what ran before it is kept; nbclient's own handlers lose it."""
+    async def async_start_new_kernel(self, **options) -> None:
+        """Ctrl-C interrupts the running cell, so that what ran before it is kept; nbclient's own handlers lose it.
+
+        nbclient sets its handlers just before it calls this; what takes their place must be there while the kernel
+        starts, too.
+        """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop)
+        await super().async_start_new_kernel(**options)
 
     def _stop(self) -> None:
         kernel, again, self.stopped = self.km, self.stopped, True
+        if not self.seconds or kernel is None or not kernel.has_kernel:
+            return  # the kernel still starts, and _cell_starts ends it, or it is already gone
         self.stopping = asyncio.ensure_future(kernel.shutdown_kernel(now=True) if again else kernel.interrupt_kernel())
 
     def _cell_starts(self, cell, cell_index) -> None:
         self._cell_ends()
+        if self.stopped:  # while the kernel started, or in a cell that took no notice
+            raise RuntimeError("stopped")
         self.seconds.append(0.0)
         self.place = f"cell {len(self.seconds)} of {len(self.code)}, {heading(self.nb.cells, cell_index)}"
         self.screen.line(self._where())
@@ -233,15 +245,44 @@ def write(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def check(paths: list[Path], build: Path) -> None:
+    """Refuse in words, before anything runs, what would be lost after hours: results without a place of their own."""
+    places = {}
+    for path in paths:
+        if not path.is_file():
+            raise ValueError(f"There is no {path}. Run this from the project's folder, or name the notebooks.")
+        if path.stem in places:  # their results have the same names
+            raise ValueError(
+                f"{places[path.stem]} and {path} would both become {path.stem}.ipynb in the folder of results. "
+                "Run them one after the other, each with a --build of its own, or rename one."
+            )
+        places[path.stem] = path
+    try:
+        build.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=build) as file:
+            file.write(bytes(2**20))  # a full disk still takes an empty file
+    except OSError as error:
+        raise ValueError(
+            f"The results cannot be written to {build}: {error}. --build must name a folder, there or to be made, "
+            "that can be written, with room on its disk. Mend that, or name another."
+        ) from error
+
+
 def read(path: Path) -> nbformat.NotebookNode:
     """A notebook without outputs, counts and timings: what a clean run starts from."""
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no {path}. Run this from the project's folder, or name the notebooks.")
-    notebook = nbformat.read(path, as_version=4)
-    for cell in notebook.cells:
-        cell.metadata.pop("execution", None)
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
+    try:
+        notebook = nbformat.read(path, as_version=4)
+        for cell in notebook.cells:
+            cell.metadata.pop("execution", None)
+            if cell.cell_type == "code":
+                cell.outputs, cell.execution_count = [], None
+        nbformat.validate(notebook, relax_add_props=True)
+    except Exception as error:  # what nbformat raises for JSON that is no notebook is anything but one kind of error
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(
+            f"{path} cannot be read as a notebook: {reason}. Expected is a file as Jupyter saves it (nbformat 4): "
+            "open it in Jupyter and save it anew, or name another."
+        ) from error
     return notebook
 
 
@@ -277,8 +318,10 @@ def execute(notebook, name: str, screen: Screen, profile: str) -> Outcome:
             stop.set()
             watcher.join()
         run._cell_ends()
+    if run.stopped:
+        fault = "stopped"  # even if all cells ran: one that catches the interrupt may have left something out
     if fault:
-        return Outcome(f"{name}, {run.place}: {fault}", stopped=run.stopped)
+        return Outcome(f"{name}, {run.place}: {fault}", stopped=run.stopped, ran=bool(run.seconds))
     screen.line(f"{name}: {len(run.code)} cells in {clock(sum(run.seconds))}; longest: {run.longest()}")
     return Outcome(warned=drop_stderr(notebook))
 
@@ -318,19 +361,36 @@ def publishable(notebook, standin: bool) -> nbformat.NotebookNode:
     return kept
 
 
-def save(notebook, name: str, build: Path) -> list[Path]:
-    """Write build/<name>.ipynb and .html; the notebook names no version, so that a rerun leaves the same file."""
+def save(notebook, name: str, build: Path, complete: bool) -> list[Path]:
+    """Write build/<name>.ipynb and .html; the notebook names no version, so that a rerun leaves the same file.
+
+    What is not complete goes to build/<name>-stopped instead: it may be worth a look, but not hours of earlier work.
+    """
     lighten(notebook)
     notebook.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
     notebook.metadata["language_info"] = {"name": "python"}
     build.mkdir(parents=True, exist_ok=True)
-    paths = [build / f"{name}.ipynb", build / f"{name}.html"]
+    ends = (".ipynb", ".html")
+    stopped = [build / f"{name}-stopped{end}" for end in ends]
+    paths = [build / f"{name}{end}" for end in ends] if complete else stopped
     write(paths[0], nbformat.writes(notebook) + "\n")
     exporter = HTMLExporter(embed_images=True)
     exporter.log.setLevel("ERROR")  # it would warn of each figure without an alternative text
     page, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": name, "path": str(ROOT)}})
     write(paths[1], page)
+    if complete:
+        for path in stopped:  # of an earlier run, which this one leaves behind
+            path.unlink(missing_ok=True)
     return paths
+
+
+@contextmanager
+def reported(faults: list[str], what: str):
+    """A disk that is full, or the like, costs what was to be written, not the notebooks to come and the results."""
+    try:
+        yield
+    except OSError as error:
+        faults.append(f"{what} could not be saved: {error}. Make room there, or let it be written, and run it again.")
 
 
 def results(folder: Path, since: float) -> list[str]:
@@ -359,35 +419,49 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True)
     command = commands.add_parser("run", help="execute notebooks from top to bottom")
     command.add_argument("notebooks", nargs="*", type=Path, default=[ROOT / name for name in NOTEBOOKS])
-    command.add_argument("--build", type=Path, default=ROOT / "build", help="where the results go (build/)")
+    command.add_argument("--build", type=Path, help="where the results go (build/, or that in KD_OUTPUT)")
     command.add_argument("--keep", action="store_true", help="after a clean run, replace the notebook itself too")
     options = parser.parse_args(arguments)
     try:
         from utils.settings import settings  # here, because a wrong KD_PROFILE deserves its message, not a traceback
 
-        notebooks = {path: read(path) for path in options.notebooks}
-    except (ValueError, FileNotFoundError) as error:
+        build = options.build or settings.cache.parent.parent
+        check(options.notebooks, build)
+    except ValueError as error:
         print(error)
         return 2
 
     screen, since, faults, files = Screen(), time.time() - 1, [], []
+    notebooks = {}
+    for path in options.notebooks:
+        try:
+            notebooks[path] = read(path)
+        except ValueError as error:  # said now, before hours of the others, and once more at the end
+            screen.line(str(error))
+            faults.append(str(error))
     for path, notebook in notebooks.items():
         screen.line(f"{path.name}, {settings.profile} profile")
         outcome = execute(notebook, path.stem, screen, settings.profile)
-        files += save(notebook, path.stem, options.build)
+        saved = []
+        if outcome.ran:
+            with reported(faults, f"What was executed of {path.name}"):
+                saved = save(notebook, path.stem, build, complete=not outcome.fault)
+        files += saved
         if outcome.warned:
             screen.line(f"{path.name}: {outcome.warned} cell(s) wrote to stderr (above); the notebook leaves it out.")
         if outcome.fault:
-            faults.append(outcome.fault)
+            faults.append(outcome.fault + (f" (what ran until there: {shown(saved[0])})" if saved else ""))
             if outcome.stopped:
                 break
         elif options.keep and outcome.warned:
             faults.append(f"{path.name} was not replaced: a notebook that is kept must write nothing to stderr.")
         elif options.keep:
-            summary = read_json(settings.figures / f"summary-{path.stem.lower()}.json") or {}
-            write(path, nbformat.writes(publishable(notebook, summary.get("standin", False))) + "\n")
-            files.append(path)
-    for line in [*results(settings.figures, since), "", "Files", *(f"  {shown(path)}" for path in files)]:
+            with reported(faults, f"{path.name}, as executed,"):
+                summary = read_json(settings.figures / f"summary-{path.stem.lower()}.json") or {}
+                write(path, nbformat.writes(publishable(notebook, summary.get("standin", False))) + "\n")
+                files.append(path)
+    listed = ["", "Files", *(f"  {shown(path)}" for path in files)] if files else []
+    for line in [*results(settings.figures, since), *listed]:
         screen.line(line)
     for fault in faults:
         screen.line(f"FAILED: {fault}")
@@ -396,4 +470,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 if __name__ == "__main__":
     sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character is no reason to stop
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:  # while it loads or saves; a run that is under way handles Ctrl-C itself
+        sys.exit("FAILED: stopped")

@@ -277,6 +277,7 @@ def _read_card(path: Path) -> dict:
         wanted = card["input"]
         _, _, channels = wanted["shape"]
         described = {"preparation": wanted["preparation"] in PREPARATIONS, "channels": channels in (1, 3)}
+        described["shape"] = wanted["preparation"] != "digit" or list(wanted["shape"]) == [FIELD, FIELD, 1]
         described["classes"] = len(card["classes"]) >= 2
         described["files"] = all(entry["file"] and entry["sha256"] for entry in card["files"].values())
         described["resize"] = wanted["preparation"] == "digit" or isinstance(wanted["resize"], bool)

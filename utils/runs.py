@@ -1,6 +1,10 @@
 """Finished runs: what a record and the weights beside it say, and what tells one run from another."""
 
+import ast
 import gc
+import inspect
+import sys
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +73,35 @@ def code_parts(method) -> list:
         for value in vars(method).values()
         if isinstance(value, Method) or callable(value)
     ]
+
+
+def helpers_of(build_model) -> list:
+    """The functions and classes of its own file or package that a builder from outside this one is made with.
+
+    `results.code_version` follows names inside this package only. A function that was made inside another one cannot
+    be told from its sisters by its code, since what differs is not in it: that is a ValueError.
+    """
+    if not inspect.isfunction(build_model) or build_model.__closure__:
+        raise ValueError(
+            f"build_model is {build_model!r}, which depends on values that its code does not show, so that its runs "
+            "could not be told from another's. Pass a function defined at the top of a file or cell, that has all it "
+            "needs in itself: def my_student(outputs=10): ..."
+        )
+
+    def home(thing):
+        return thing.__module__.partition(".")[0]
+
+    found, waiting = [], [build_model] if home(build_model) != __name__.partition(".")[0] else []
+    while waiting:
+        thing = waiting.pop()
+        if thing in found:
+            continue
+        found.append(thing)
+        tree = ast.parse(textwrap.dedent(inspect.getsource(thing)))
+        named = [vars(sys.modules[thing.__module__]).get(n.id) for n in ast.walk(tree) if isinstance(n, ast.Name)]
+        code = [value for value in named if inspect.isfunction(value) or inspect.isclass(value)]
+        waiting += [value for value in code if home(value) == home(build_model)]
+    return found
 
 
 def teacher_name(teacher) -> str | None:

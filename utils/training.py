@@ -19,6 +19,7 @@ from utils.runs import (
     code_parts,
     described,
     free_networks,
+    helpers_of,
     model_of,
     save_weights,
     teacher_name,
@@ -97,6 +98,14 @@ def train_and_evaluate(
     Returns:
         The run. Its record has "metrics" on validation or test, with agreement with the teacher if there is one.
     """
+    if not isinstance(teacher, Run | keras.Model | tuple | None):
+        raise ValueError(
+            f"teacher is a {type(teacher).__name__}; it can be a Run, a trained model, or a tuple of them "
+            "for methods that want several."
+        )
+    helpers = helpers_of(build_model)
+    if views is not None and views < 1:
+        raise ValueError(f"views is {views}; it is at least 1, or None for a new view in each epoch.")
     for name, value, known in (("purpose", purpose, PURPOSES), ("schedule", schedule, SCHEDULES)):
         if value not in known:
             raise ValueError(f"{name} is {value!r}; it can be one of {known}.")
@@ -145,7 +154,7 @@ def train_and_evaluate(
         "data": data.digest,
         **options,
         "view": repr(view) if view else None,
-        "code": results.code_version(type(method), *code_parts(method), build_model, train_once, Dataset),
+        "code": results.code_version(type(method), *code_parts(method), build_model, train_once, Dataset, *helpers),
         "tensorflow": results.versions()["tensorflow"],
         "keras": results.versions()["keras"],
     }

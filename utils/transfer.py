@@ -1,6 +1,6 @@
 """Transfer learning: a pretrained network, adapted to the data in two phases, evaluated and recorded."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from utils.metrics import teacher_agreement
 from utils.phases import Network, Schedule, steering, traced_once, train_in_phases
 from utils.pretraining import SETTLING_IMAGES, Start, settle_batch_norm
 from utils.progress import ProgressBar
-from utils.runs import Run, code_parts, described, free_networks, save_weights, weights_path
+from utils.runs import Run, code_parts, described, free_networks, helpers_of, save_weights, weights_path
 from utils.settings import settings
 
 # Table 1 of the assignment; the assistant's is ours, as it is a student too.
@@ -110,6 +110,9 @@ def transfer_learn(
     """
     if purpose not in ("choose", "report"):
         raise ValueError(f"purpose is {purpose!r}; it can be 'choose' or 'report'.")
+    helpers = helpers_of(build_model)
+    if schedule.views < 1 or schedule.batch_size < 1 or min(schedule.initial_epochs, schedule.fine_tune_epochs) < 0:
+        raise ValueError(f"{schedule}: views and batch_size must be at least 1, epochs 0 or more.")
     if method.needs_teacher and teacher is None:
         raise ValueError(f"The method {method.name!r} needs a teacher. Pass a Run, or logits for the training images.")
     if not isinstance(teacher, Run | np.ndarray | None):
@@ -146,6 +149,12 @@ def transfer_learn(
     if build_model.__name__ not in starts:
         raise ValueError(f"starts says nothing of {build_model.__name__!r}; it has {sorted(starts)}.")
     start = starts[build_model.__name__]
+    if start.weights not in (None, "imagenet") and start.digest is None:  # a file may change under its name
+        start = replace(start, digest=results.file_digest(Path(start.weights))[:12])
+    if rate is None and build_model.__name__ not in LEARNING_RATES:
+        raise ValueError(
+            f"Table 1 has no rate for {build_model.__name__!r}, only for {sorted(LEARNING_RATES)}. Pass rate=."
+        )
     rate = LEARNING_RATES[build_model.__name__] if rate is None else rate
     size = data.train.images.shape[1]
     given = teacher.key if isinstance(teacher, Run) else None if teacher is None else results.digest(teacher)
@@ -175,6 +184,7 @@ def transfer_learn(
             type(traced),
             build_model,
             Dataset,
+            *helpers,
         ),
         "tensorflow": results.versions()["tensorflow"],
         "keras": results.versions()["keras"],

@@ -95,6 +95,16 @@ def test_unzipped_or_zipped_is_the_same(folder, place):
     assert load(folder).digest == expected.digest
 
 
+def test_a_linked_folder_of_images_is_read_and_a_link_that_leads_back_ends(folder, tmp_path):
+    expected = load(folder)
+    with zipfile.ZipFile(folder / "images.zip") as archive:
+        archive.extractall(tmp_path / "elsewhere")
+    (folder / "images.zip").unlink()
+    (folder / "images").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (tmp_path / "elsewhere/back").symlink_to(folder, target_is_directory=True)
+    assert load(folder).digest == expected.digest
+
+
 def test_a_damaged_byte_in_the_zip_is_told_with_the_image_s_name(folder):
     with zipfile.ZipFile(folder / "images.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for i, name in enumerate(names()):

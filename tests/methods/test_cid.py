@@ -99,7 +99,37 @@ def test_the_context_of_an_epoch_is_gathered_in_the_one_before():
     assert float(head.ready) == 1
 
 
-def test_labels_count_only_once_there_is_a_context():
+def test_a_class_counts_the_samples_whose_label_the_teacher_believes():
+    method = CID(context_after=1, temperature=2.5)
+    student, heads, batch, outputs = example(method)
+    rng = np.random.default_rng(1)
+    z = rng.normal(0, 3, (4, 10)).astype(np.float32)
+    z[np.arange(4), LABELS] = [6, -2, 0, 5]
+    batch["teacher"]["logits"] = tf.constant(z)
+    for epoch in (0, 1):
+        method.after_step(batch | {"epoch": tf.constant(epoch, tf.int64)}, outputs, student, heads)
+    p = np.exp(z / 2.5) / np.exp(z / 2.5).sum(axis=1, keepdims=True)
+    weights, features = p[np.arange(4), LABELS], outputs["feature"].numpy()
+    context = student.get_layer("intervention").context.numpy()
+    for k, own in enumerate(([0, 1], [2, 3])):
+        np.testing.assert_allclose(context[k], weights[own] @ features[own] / weights[own].sum(), rtol=1e-5)
+        assert np.abs(context[k] - features[own].mean(axis=0)).max() > 0.05  # which equal weights would give
+    assert not context[2:].any()
+
+
+def test_the_students_belief_in_the_context_is_softened_by_the_methods_temperature():
+    student = CID(temperature=2.5).make_student(mnist_student, 10)
+    head = student.get_layer("intervention")
+    head.ready.assign(1.0)
+    head.context.assign(np.eye(10, 784))  # the context of an image is then what the student believes of it
+    head.kernel.assign(np.concatenate([np.zeros((784, 10)), np.eye(784, 10)]))
+    image = 3 * tf.random.stateless_uniform([4, 28, 28, 1], [1, 0])
+    plain = keras.Model(student.inputs, student.get_layer("logits").output)(image)
+    np.testing.assert_allclose(student(image), tf.nn.softmax(plain / 2.5), atol=1e-6)
+    assert np.abs(tf.nn.softmax(plain / 2.5) - tf.nn.softmax(plain)).max() > 0.05
+
+
+def test_the_first_phase_is_without_cross_entropy():
     method = CID(context_after=2)
     _, heads, batch, outputs = example(method)
     (early, terms), (late, _) = (

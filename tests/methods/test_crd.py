@@ -5,8 +5,9 @@ import tensorflow as tf
 from keras import layers
 
 from tests.methods.fixtures import both_precisions, finite, gradient
-from utils.methods import CRD, Sizes
+from utils.methods import CRD, KD, Sizes
 from utils.methods.crd import in_batch_contrast, noise_contrastive_loss, renewed
+from utils.models import mnist_student
 
 
 @both_precisions
@@ -149,3 +150,23 @@ def test_held_out_images_have_no_rows_in_the_memory_and_a_weight_of_0_leaves_cro
     _, heads, batch, outputs = example(method)
     total, terms = method.held_out_loss(batch | {"index": tf.constant([900, 901, 902], tf.int64)}, outputs, heads)
     assert total == terms["cross_entropy"] == method.loss(batch, outputs, heads)[0]
+
+
+@pytest.mark.parametrize("memory", [True, False])
+def test_the_contrast_is_weighed_by_beta_beside_kd(memory):
+    method = CRD(width=4, negatives=5, beta=0.3, alpha=0.4, temperature=2.0, memory=memory)
+    student, heads, batch, outputs = example(method)
+    batch["teacher"]["logits"] = tf.constant([[2.0, 1, 0], [0, 3, 1], [1, 0, 0]])
+    method.loss(batch, outputs, heads)
+    method.after_step(batch, outputs, student, heads)  # now the memory knows some classes
+    total, terms = method.loss(batch, outputs, heads)
+    kd, _ = KD(0.4, 2.0).loss(batch, outputs, {})
+    assert terms["contrast"] > 0.1 and terms["distillation"] > 0.1
+    np.testing.assert_allclose(kd, 0.6 * terms["cross_entropy"] + 0.4 * terms["distillation"], rtol=1e-6)
+    np.testing.assert_allclose(total, kd + 0.3 * terms["contrast"], rtol=1e-6)
+
+
+def test_the_mnist_heads_have_the_sizes_the_assignments_layers_give():
+    heads = CRD().make_heads(mnist_student(), Sizes(images=3, teacher={"logits": (10,), "feature": (128,)}))
+    assert (heads["teacher"].count_params(), heads["student"].count_params()) == (16_512, 100_480)
+    assert heads["memory"].student.shape == heads["memory"].teacher.shape == (3, 128)

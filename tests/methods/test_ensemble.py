@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.methods.fixtures import LABELS, Z_S, Z_T, T, both_precisions
+from tests.methods.fixtures import LABELS, Z_S, Z_T, T, both_precisions, gradient
 from utils import losses
-from utils.methods import Ensemble
+from utils.methods import KD, Ensemble
 from utils.methods.ensemble import ensemble_logits
 
 SECOND = [[0.5, 2.5, 0], [1, -0.5, 2]]
@@ -37,6 +37,22 @@ def test_the_method_distils_the_mean_it_was_asked_for(to, close):
     batch = {"label": LABELS, "teacher": {"members": members, "logits": to(Z_T)}}
     for average, expected in (("probabilities", 0.0650868038), ("logits", 0.0647105925)):
         close(Ensemble(1.0, T, average).loss(batch, {"logits": to(Z_S)}, {})[0], expected, 10)
+
+
+@both_precisions
+def test_the_teachers_one_by_one_pull_as_their_mean_does(to, close):
+    members = tf.stack([to(Z_T), to(SECOND)], axis=1)
+    batch = {"label": LABELS, "teacher": {"members": members, "logits": to(Z_T)}}
+
+    def together(z):
+        return Ensemble(0.4, T).loss(batch, {"logits": z}, {})[0]
+
+    def one_by_one(z):
+        each = [KD(0.4, T).loss(batch | {"teacher": {"logits": to(t)}}, {"logits": z}, {})[0] for t in (Z_T, SECOND)]
+        return sum(each) / 2
+
+    close(gradient(one_by_one, to(Z_S)), gradient(together, to(Z_S)))
+    close(one_by_one(to(Z_S)) - together(to(Z_S)), 0.4 * 0.1419316514, 10)
 
 
 def test_one_teacher_or_another_average_is_refused_in_words():

@@ -13,6 +13,7 @@ def loss(method, to, epoch=0):
 def test_worked_numbers_on_both_sides_of_the_stop(to, close):
     method = ESKD(0.5, T, stop_after=9)
     close([loss(method, to, epoch) for epoch in (0, 8, 9, 11)], [0.6417465935] * 2 + [0.9835306993] * 2)
+    assert abs(float(loss(method, to, 9)) - 0.4917653497) > 0.1  # which (1 - alpha) times the cross-entropy would give
     close(loss(ESKD(0.5, T, stop_after=12), to, 11), loss(KD(0.5, T), to))
     close(loss(ESKD(0.5, T, stop_after=0), to, 0), loss(Scratch(), to))
 

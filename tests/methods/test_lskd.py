@@ -3,6 +3,7 @@ import pytest
 import tensorflow as tf
 
 from tests.methods.fixtures import LABELS, Z_S, Z_T, both_precisions, finite, gradient
+from utils import losses
 from utils.methods import LSKD
 from utils.methods.lskd import standardized, standardized_distillation_loss
 
@@ -12,18 +13,32 @@ def test_worked_numbers(to, close):
     close(
         standardized(to(Z_S)),
         [[-0.2182178617, 1.0910893083, -0.8728714467], [-0.1879363678, -0.8926977471, 1.0806341149]],
-        500,  # the numbers are of a standard deviation without the 1e-7 in the denominator
-    )
+    )  # with the 1e-7 in the denominator: without it the last digits differ by 1.5e-7
     found = standardized_distillation_loss(to(Z_T), to(Z_S), 2.0)
-    np.testing.assert_allclose(found, 0.3114826492, atol=1e-6)
-    np.testing.assert_allclose(9 * found, 2.8033438429, atol=3e-6)
-    assert abs(float(found) - 0.4704762785) > 0.1  # which the population's standard deviation would give
+    close(found, 0.3114826492)
+    close(9 * found, 2.8033438429)
 
 
-def test_the_terms_are_weighed_as_the_method_says():
-    batch = {"label": LABELS, "teacher": {"logits": tf.constant(Z_T, tf.float64)}}
-    total, _ = LSKD(0.1, 9.0, 2.0).loss(batch, {"logits": tf.constant(Z_S, tf.float64)}, {})
-    np.testing.assert_allclose(total, 0.1 * 0.9835306993 + 2.8033438429, atol=3e-6)
+@both_precisions
+def test_the_standard_deviation_is_the_samples_and_not_the_populations(to, close):
+    wider = (3 / 2) ** 0.5  # the ratio of the two at 3 classes
+
+    def population(z):
+        return wider * standardized(z, epsilon=wider * 1e-7)
+
+    np.testing.assert_allclose(np.std(to(Z_S), axis=1, keepdims=True) * population(to(Z_S)),
+                               to(Z_S) - tf.reduce_mean(to(Z_S), axis=1, keepdims=True), atol=1e-6)  # fmt: skip
+    other = losses.distillation_loss(population(to(Z_T)), population(to(Z_S)), 2.0)
+    close([other, 9 * other], [0.4704762785, 4.2342865066], 2)
+    assert abs(float(standardized_distillation_loss(to(Z_T), to(Z_S), 2.0) - other)) > 0.1
+
+
+@both_precisions
+def test_the_terms_are_weighed_as_the_method_says(to, close):
+    batch = {"label": LABELS, "teacher": {"logits": to(Z_T)}}
+    total, terms = LSKD(0.1, 9.0, 2.0).loss(batch, {"logits": to(Z_S)}, {})
+    close(terms["distillation"], 0.3114826492)
+    close(total, 0.1 * 0.9835306993 + 2.8033438429)
 
 
 @both_precisions

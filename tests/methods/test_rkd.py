@@ -17,8 +17,19 @@ def test_worked_numbers(to, close):
     close([distance, angle], [0.0034812488, 0.0007444820])
     close(9 * distance, 0.0313312392)
     close(27 * angle, 0.0201010127)
+    close(9 / 6 * distance, 0.0052218732)  # the mean off the diagonal, where all is 0
+    close(27 / 6 * angle, 0.0033501688)  # the mean over triplets of distinct samples: the others add nothing
     close(25 * distance + 50 * angle, 0.1242553176, 10)
     close(distance_loss(to([(0, 0), (9, 0), (0, 0.5)]), to([(0, 0), (1, 0), (0, 20)])), 0.3926109665)
+
+
+@both_precisions
+def test_distances_are_in_units_of_the_mean_of_the_pairs_without_the_diagonal(to, close):
+    equilateral = to([(0, 0), (1, 0), (0.5, 0.75**0.5)])  # whose relative distances are 1
+    for points, mean, sides in ((F_S, 1.1380711875, (1, 1, 2**0.5)), (F_T, 4, (3, 4, 5))):
+        expected = 2 / 9 * sum((side / mean - 1) ** 2 / 2 for side in sides)
+        close(distance_loss(equilateral, to(points)), expected)
+        close(distance_loss(to(points), equilateral), expected)
 
 
 @both_precisions

@@ -1,9 +1,12 @@
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras import layers
 
-from tests.methods.fixtures import LABELS, Z_T, both_precisions
+from tests.methods.fixtures import LABELS, Z_T, both_precisions, gradient
 from utils import losses
+from utils.distiller import with_taps
 from utils.methods import SFTN, FriendlyTeacher, Sizes
 from utils.methods.sftn import branch, imitation_loss
 from utils.models import mnist_student, mnist_teacher
@@ -47,6 +50,46 @@ def test_the_imitation_pulls_the_teacher_too(reverse):
         tape.watch([z_t, z_r])
         loss = imitation_loss(z_t, z_r, 1.0, reverse)
     assert all(np.abs(g).max() > 1e-3 for g in tape.gradient(loss, [z_t, z_r]))
+
+
+@both_precisions
+def test_the_imitations_pull_on_the_teachers_logits_is_that_of_the_formula(to, close):
+    def imitation(z):
+        heads = {layer: lambda _, answer=answer: to(answer) for layer, answer in BRANCHES.items()}
+        outputs = {"logits": z, "pool1": None, "fc": None}
+        return FriendlyTeacher(ce_weight=0.0).loss({"label": LABELS}, outputs, heads)[0]
+
+    (found,) = gradient(imitation, to(Z_T))
+    log_p = tf.nn.log_softmax(to(Z_T)).numpy()
+    p, expected = np.exp(log_p), 0.0
+    for z in BRANCHES.values():  # d KL(p || q) / d z_T = p (log p / q - KL)
+        excess = log_p - tf.nn.log_softmax(to(z)).numpy()
+        expected += 3 * p * (excess - np.sum(p * excess, axis=1, keepdims=True)) / len(BRANCHES) / len(LABELS)
+    close(found, expected)
+
+
+def test_what_the_branches_say_reaches_the_teachers_own_layers():
+    def dense(*units):
+        parts = [layers.Dense(n, "relu", name=f"fc{i}") for i, n in enumerate(units, 1)]
+        return keras.Sequential([keras.Input((6,)), *parts, layers.Dense(3, name="logits")])
+
+    keras.utils.set_random_seed(0)
+    teacher, both = dense(8, 9), (("fc1", "fc1"), ("fc2", "fc2"))
+    batch = {"image": tf.random.stateless_uniform([5, 6], [0, 0]), "label": np.array([0, 1, 2, 0, 1], np.int32)}
+
+    def slopes(layer, entries=both, **weights):
+        weights = {"ce_weight": 0.0, "branch": 0.0, "imitation": 0.0} | weights
+        method = FriendlyTeacher(student=lambda outputs: dense(7, 4), entries=entries, **weights)
+        heads = method.make_heads(teacher, Sizes())
+        with tf.GradientTape() as tape:
+            outputs = with_taps(teacher, method.student_taps)(batch["image"], True)
+            total, _ = method.loss(batch, outputs, heads)
+        return np.abs(tape.gradient(total, teacher.get_layer(layer).kernel.value)).max()
+
+    assert slopes("logits", imitation=1.0) > 1e-3  # no branch has it below: the pull is on the teacher's logits
+    for entry in both:
+        name = entry[0]
+        assert slopes(name, (entry,), branch=1.0) > 1e-3  # the cross-entropy of a branch, through its tap alone
 
 
 def test_the_branches_end_in_fresh_copies_of_the_students_tail():

@@ -35,6 +35,16 @@ def test_worked_numbers_of_the_teacher(to, close):
 
 
 @both_precisions
+def test_the_terms_of_the_teacher_are_weighed_as_the_method_says(to, close):
+    outputs = {"logits": class_logits(to(U)), "subclass": to(U)}
+    for beta, temperature, spread in ((1.0, 1.0, -0.6937745731), (0.3, 0.1, -1.0985977712)):
+        total, terms = SubclassTeacher(2, beta, temperature).loss({"label": LABELS}, outputs, {})
+        close(terms["cross_entropy"], 0.1708174778)
+        close(terms["auxiliary"], spread, 50)
+        close(total, 0.1708174778 + beta * spread, 50)
+
+
+@both_precisions
 def test_worked_numbers_of_the_student(to, close):
     batch = {"label": LABELS, "teacher": {"subclass": to(U)}}
     outputs = {"logits": class_logits(to(U_S)), "subclass": to(U_S)}

@@ -1,4 +1,5 @@
-from utils.methods import KD, TAKD
+from tests.methods.fixtures import LABELS, Z_S, Z_T, T, both_precisions
+from utils.methods import KD, TAKD, Scratch
 from utils.methods.takd import chains
 from utils.models import mnist_assistant
 
@@ -21,3 +22,19 @@ def test_each_assistant_is_taught_by_the_one_before():
     assert method.prepare_teacher(train, "teacher", None) == "assistant 2"
     assert asked == [(mnist_assistant, expected, "teacher"), (mnist_assistant, expected, "assistant 1")]
     assert TAKD(assistants=()).prepare_teacher(train, "teacher", None) == "teacher"
+
+
+@both_precisions
+def test_worked_number_and_that_an_assistant_equal_to_the_teacher_makes_it_kd(to, close):
+    def train(build_model, method, teacher):
+        return teacher  # an assistant that says what its teacher says
+
+    def loss(method, logits):
+        return method.loss({"label": LABELS, "teacher": {"logits": logits}}, {"logits": to(Z_S)}, {})[0]
+
+    method = TAKD(0.5, T, assistants=("mnist_assistant", "mnist_assistant"))
+    told = method.prepare_teacher(train, to(Z_T), None)
+    close(loss(method, told), 0.6417465935)
+    close(loss(method, told), loss(KD(0.5, T), to(Z_T)))
+    close(loss(TAKD(0.0, T), told), 0.9835306993)
+    close(loss(TAKD(0.0, T), told), loss(Scratch(), told))

@@ -166,13 +166,26 @@ def _warn_of_counts(rows: list[Row]) -> bool:
     return not differing
 
 
+def _files(folder: Path) -> list[Path]:
+    """All files below a folder, in order; those in folders that are only linked there too, which may lie on another
+    disk."""
+    found, seen = [], set()
+    for place, inner, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:  # a link that leads back
+            inner.clear()
+            continue
+        seen.add(real)
+        found += [path for name in names if (path := Path(place, name)).is_file()]
+    return sorted(found)
+
+
 class _Folder:
     """Images that lie unzipped somewhere below the folder."""
 
     def __init__(self, folder: Path):
         self.paths, self.differing = {}, []
-        for path in sorted(folder.rglob("*")):
-            if path.is_file() and _counts_as_image(path.as_posix()):
+        for path in _files(folder):
+            if _counts_as_image(path.as_posix()):
                 first = self.paths.setdefault(path.name, path)
                 if first != path and not filecmp.cmp(first, path, shallow=False):
                     self.differing.append(path.name)
@@ -345,7 +358,7 @@ def _fingerprint(folder: Path) -> str:
     """Tells whether the images' files are the ones that were decoded: names, sizes and times of change."""
     stamps = [
         (path.relative_to(folder).as_posix(), path.stat().st_size, path.stat().st_mtime_ns)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.suffix.lower() in (".png", ".zip")
+        for path in _files(folder)
+        if path.suffix.lower() in (".png", ".zip")
     ]
     return hashlib.sha256(json.dumps(stamps).encode()).hexdigest()

@@ -55,7 +55,8 @@ def save(draw, content: dict, path: Path):
     """Draw what was stored, in the format that the path's ending names; the figure."""
     with plt.rc_context(STYLE):
         figure = draw(content["numbers"], caption(content))
-        figure.savefig(path, bbox_inches="tight")
+        with results.whole_file(path, path.suffix) as temporary:
+            figure.savefig(temporary, bbox_inches="tight")
     plt.close(figure)  # or the notebook would show it twice: as the open figure and as the cell's value
     return figure
 
