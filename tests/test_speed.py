@@ -100,7 +100,7 @@ def test_the_rule_wants_every_image_explained_and_two_seeds_alike():
 def test_the_choice_of_segments_is_measured_and_stored(tmp_path, monkeypatch):
     monkeypatch.setattr(segments, "settings", replace(segments.settings, figures=tmp_path))
     monkeypatch.setattr(segments, "load_mnist", lambda: load_mnist("standin"))
-    arguments = "--images 2 --samples 30 --epochs 1 --polyps 200 --size 32"
+    arguments = "--images 2 --samples 60 --epochs 1 --polyps 200 --size 32"
     monkeypatch.setattr(sys, "argv", ["segments", *arguments.split()])
     segments.main()
     numbers = json.loads((tmp_path / "benchmark_segments.json").read_text())["numbers"]
