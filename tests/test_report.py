@@ -270,7 +270,7 @@ def typed_counts() -> dict[str, list[str]]:
             f"{deployed} that **are deployed**",
         ],
         "Task1/question-11": [f"{hint} numbers say"],
-        "Task1/question-12": [f"{deployed} and {remembered:,} remembered numbers"],
+        "Task1/question-12": [f"{deployed}, {remembered:,} remembered numbers and a flag"],
         "Task2/question-1a": [f"({resnet} numbers for ResNet50V2, {mobilenet} for MobileNetV2)"],
         "Task2/methods": [f"of {resnet} and {mobilenet} numbers"],
     }
