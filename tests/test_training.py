@@ -291,19 +291,22 @@ def test_a_finished_run_leaves_no_graph_behind(folders):
     assert graphs() == before
 
 
+BUILT = []
+
+
+def remembered_model(outputs=3):
+    model = tiny_model(outputs)
+    BUILT.append(weakref.ref(model))
+    return model
+
+
 def test_the_next_run_frees_the_networks_of_the_last(folders):
-    built = []
-
-    def remembered(outputs=3):
-        model = tiny_model(outputs)
-        built.append(weakref.ref(model))
-        return model
-
+    BUILT.clear()
     gc.disable()  # which Python's collector does by itself only after many objects, and a network is few
     try:
         for seed in (0, 1):
-            train(folders, build=remembered, seed=seed)
-        assert built[0]() is None
+            train(folders, build=remembered_model, seed=seed)
+        assert BUILT[0]() is None
     finally:
         gc.enable()
 
