@@ -58,12 +58,12 @@ class Explanation:
 def digit_segments(image: np.ndarray, side: int = 4) -> np.ndarray:
     """Tiles of `side` x `side` pixels, int [H, W]; `explain_image` joins the blank ones, and about 19 remain.
 
-    LIME's own choice, quickshift, finds about two pieces in a digit, and in many digits fewer. These tiles were chosen on
-    validation digits against a black background, as `benchmarks.segments` does it again under a network of its own;
-    here means over teacher, student with KD and student from scratch. On 12 digits with 2,000 samples: rank correlation between two seeds 0.95 and area under the deletion curve 0.20; pieces
-    of 8 pixels of ink by SLIC 0.95 and 0.22, of 6 pixels 0.94 and 0.20. On 20 digits with 1,000 samples: tiles of 2 are
-    too many to weigh (rank correlation 0.78, tiles of 4: 0.91), and tiles of 5 hold too much in one (area 0.31, tiles
-    of 4: 0.27).
+    LIME's own choice, quickshift, finds about two pieces in a digit, and in many digits fewer. These tiles were chosen
+    on validation digits against a black background, as `benchmarks.segments` does it again under a network of its own;
+    here means over teacher, student with KD and student from scratch. On 12 digits with 2,000 samples: rank correlation
+    between two seeds 0.95 and area under the deletion curve 0.20; pieces of 8 pixels of ink by SLIC 0.95 and 0.22, of 6
+    pixels 0.94 and 0.20. On 20 digits with 1,000 samples: tiles of 2 are too many to weigh (rank correlation 0.78,
+    tiles of 4: 0.91), and tiles of 5 hold too much in one (area 0.31, tiles of 4: 0.27).
     """
     rows, columns = np.indices(image.shape[:2]) // side
     return rows * image.shape[1] + columns
