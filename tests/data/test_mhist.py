@@ -258,6 +258,48 @@ def test_bombs_and_damaged_archives_are_refused(folder):
         load(folder)
 
 
+def test_a_zip_that_holds_an_image_twice_or_locked_or_in_excess_is_refused(folder, monkeypatch):
+    with zipfile.ZipFile(folder / "images.zip", "a") as archive:
+        archive.writestr("elsewhere/" + names()[0], picture(0))
+    with pytest.raises(MhistError, match=r"in the zip more than once: MHIST_a00.png"):
+        load(folder)
+    write_zip(folder)
+    for limit, message in (
+        ("MAX_FILE", "suspicious size: MHIST_a00.png"),
+        ("MAX_TOTAL", "unpack to too much: 0.0 GiB"),
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(mhist, limit, 100)
+            with pytest.raises(MhistError, match=message):
+                load(folder)
+    content = bytearray((folder / "images.zip").read_bytes())
+    entry = content.index(b"PK\1\2")  # the first of the directory at the end
+    content[entry + 8] |= 1  # the flag that says encrypted
+    (folder / "images.zip").write_bytes(content)
+    with pytest.raises(MhistError, match=r"encrypted zip entries: MHIST_a00.png"):
+        load(folder)
+    assert not (folder.parent / "cache").exists()
+
+
+def test_an_unzipped_image_that_is_too_large_is_named(folder, monkeypatch):
+    with zipfile.ZipFile(folder / "images.zip") as archive:
+        archive.extractall(folder)
+    (folder / "images.zip").unlink()
+    large = next(folder.rglob(names()[3]))
+    large.write_bytes(large.read_bytes() + bytes(20_000))
+    monkeypatch.setattr(mhist, "MAX_FILE", 15_000)
+    with pytest.raises(MhistError, match=f"too large: {names()[3]}"):
+        load(folder)
+
+
+def test_the_published_counts_need_no_warning(folder, monkeypatch, capsys):
+    monkeypatch.setattr(
+        mhist, "PUBLISHED", {"train": np.bincount(TRAIN_VOTES).tolist(), "test": [1, 1, 0, 1, 1, 0, 1, 1]}
+    )
+    data = load(folder)
+    assert "not as published" not in data.source and "WARNING" not in capsys.readouterr().out
+
+
 def test_auto_takes_the_folder_where_there_is_one_and_says_so(folder, tmp_path, capsys, monkeypatch):
     assert load_mhist("auto", folder, cache=tmp_path).name == "MHIST"
     assert "DATA: MHIST" in capsys.readouterr().out

@@ -150,7 +150,7 @@ def test_the_terms_are_weighed_as_the_method_says(to, close):
     close(terms["classes"], 0.0011387212)
     close(terms["distillation"], losses.distillation_loss(batch["teacher"]["logits"], outputs["plain"], 4.0))
     close(terms["cross_entropy"], losses.compute_plain_cross_entropy_loss(LABELS, outputs["logits"]))
-    expected = 0.5 * (terms["cross_entropy"] + terms["distillation"]) + 10 * 0.1236111111 + 100 * 0.0011387212
+    expected = 0.5 * (terms["cross_entropy"] + terms["distillation"]) + 10 * terms["sample"] + 100 * terms["classes"]
     close(total, expected, 10)
 
 
