@@ -253,9 +253,10 @@ def test_a_student_of_colour_pictures_answers_and_explains(tmp_path, capsys):
         assert main([student, str(tmp_path / "red.png"), "--explain", str(tmp_path / "why.png"), "--json"]) == 0
     answers = json.loads(capsys.readouterr().out)
     assert "drawn polyps" in answers["note"] and answers["threshold"] is None
-    assert drawn["class"] == "SSA" and drawn["map"].shape == (96, 96)
+    (row,) = drawn["pictures"]
+    assert row["class"] == "SSA" and row["map"].shape == (96, 96) and row["name"] == "red.png"
     # What is red speaks for it; the background is the mean, so that the black third speaks against.
-    assert drawn["map"][:, :60].mean() > 0.005 > -0.005 > drawn["map"][:, 68:].mean()
+    assert row["map"][:, :60].mean() > 0.005 > -0.005 > row["map"][:, 68:].mean()
 
 
 def test_images_of_another_shape_are_refused(model):
@@ -282,10 +283,30 @@ def test_an_explanation_is_drawn(model, pictures, tmp_path, capsys):
     with Image.open(drawn) as picture:
         assert picture.format == "PNG" and min(picture.size) > 300
     assert [path.name for path in tmp_path.iterdir()] == ["why.png"]
-    for bad in (["--explain", str(tmp_path / "gone" / "why.png")], [str(pictures / "mnist.png"), "--explain", "x.png"]):
-        with pytest.raises(SystemExit) as stopped:
-            main([str(model), str(pictures / "mnist.png"), *bad])
-        assert stopped.value.code == 2
+    with pytest.raises(SystemExit) as stopped:
+        main([str(model), str(pictures / "mnist.png"), "--explain", str(tmp_path / "gone" / "why.png")])
+    assert stopped.value.code == 2
+
+
+def test_all_pictures_that_are_answered_are_explained_in_one_drawing(model, pictures, tmp_path, monkeypatch, capsys):
+    drawn = {}
+    monkeypatch.setattr("utils.plots.ship.explanation", lambda numbers, text: drawn.update(numbers) or plt.figure())
+    files = [str(pictures / "mnist.png"), str(tmp_path / "gone.png"), str(pictures / "paper.png")]
+    assert main([str(model), *files, "--explain", str(tmp_path / "why.png")]) == 1
+    said = capsys.readouterr()
+    assert [row["name"] for row in drawn["pictures"]] == ["mnist.png", "paper.png"]
+    assert said.out.count("%") == 2 and "gone.png: there is no such file" in said.err
+
+
+def test_an_explanation_that_cannot_be_written_leaves_the_answers(model, pictures, tmp_path, monkeypatch, capsys):
+    def full(*_, **__):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
+    files = [str(pictures / name) for name in ("mnist.png", "paper.png")]
+    assert main([str(model), *files, "--explain", str(tmp_path / "why.png")]) == 1
+    said = capsys.readouterr()
+    assert said.out.count("%") == 2 and said.err.count("no space left") == 2 and not list(tmp_path.iterdir())
 
 
 def test_an_explanation_never_replaces_what_it_explains(model, pictures, capsys):

@@ -220,14 +220,12 @@ def native_messages_kept_back() -> Iterator[None]:
             os.close(stderr)
 
 
-def explain(student: Student, path: str | os.PathLike, drawn: Path) -> None:
-    """LIME's map of one picture, for the class that the student sees in it, drawn into a PNG."""
+def explain(student: Student, path: str | os.PathLike) -> dict:
+    """LIME's map of one picture, for the class that the student sees in it: a row of `plots.ship.explanation`."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up notes are no answer
-    import matplotlib.pyplot as plt
     import tensorflow as tf
 
     from utils import explain as lime
-    from utils.plots.ship import explanation
 
     def network(images, training=False):  # as utils.explain calls models: within a graph
         return tf.numpy_function(student.logits, [images], tf.float32, stateful=False)
@@ -238,8 +236,19 @@ def explain(student: Student, path: str | os.PathLike, drawn: Path) -> None:
     segmentation = lime.digit_segments if digit else lime.tissue_segments
     background = 0.0 if digit else image.mean(axis=(0, 1))
     found = lime.explain_image({"student": network}, image, [label], segmentation=segmentation, background=background)
-    answer = {"class": student.classes[label], "probability": float(found.probabilities["student"][label])}
-    figure = explanation({"image": image, "map": found.map("student", label), **answer}, Path(path).name)
+    return {
+        "name": Path(path).name, "image": image, "map": found.map("student", label), "class": student.classes[label],
+        "probability": float(found.probabilities["student"][label]),
+    }  # fmt: skip
+
+
+def draw(pictures: list[dict], note: str, drawn: Path) -> None:
+    """What `explain` says of pictures, drawn into one PNG: the whole file or none."""
+    import matplotlib.pyplot as plt
+
+    from utils.plots.ship import explanation
+
+    figure = explanation({"pictures": pictures}, note)
     temporary = drawn.with_name(f".{os.getpid()}.{drawn.name}")
     try:
         figure.savefig(temporary, format="png", dpi=150)
@@ -247,6 +256,23 @@ def explain(student: Student, path: str | os.PathLike, drawn: Path) -> None:
     finally:
         plt.close(figure)
         temporary.unlink(missing_ok=True)
+
+
+def explain_all(student: Student, answers: list[dict], note: str, drawn: Path) -> None:
+    """Draws the pictures that were answered; what goes wrong becomes the "error" of the answers it concerns."""
+    answered = [answer for answer in answers if "error" not in answer]
+    pictures = []
+    for answer in answered:
+        try:
+            pictures.append(explain(student, answer["file"]))
+        except (ImportError, ValueError, OSError) as fault:
+            answer["error"] = f"it could not be explained: {fault}"
+    if pictures:
+        try:
+            draw(pictures, note, drawn)
+        except (ImportError, ValueError, OSError) as fault:
+            for answer in answered:
+                answer.setdefault("error", f"its explanation could not be written: {fault}")
 
 
 def _interpreter_class():
@@ -319,10 +345,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("model", metavar="MODEL", help="a .tflite file, its card beside it")
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="PNG or JPEG files")
     parser.add_argument("--json", action="store_true", help="answer in JSON, with all probabilities")
-    parser.add_argument("--explain", metavar="PNG", type=Path, help="draw what speaks for the class (one IMAGE; LIME)")
+    parser.add_argument(
+        "--explain", metavar="PNG", type=Path, help="draw what speaks for the class of each IMAGE (LIME)"
+    )
     options = parser.parse_args(arguments)
-    if options.explain and len(options.images) != 1:
-        parser.error(f"--explain goes with one IMAGE; {len(options.images)} were given")
     if options.explain and options.explain.resolve() in [
         Path(path).resolve() for path in (options.model, *options.images)
     ]:
@@ -343,11 +369,8 @@ def main(arguments: list[str] | None = None) -> int:
         if "class" in answer and not options.json:  # at once: what stops a later picture takes no answer away
             rule = "" if student.threshold is None else f" ({student.classes[1]} from {student.threshold:.1%} on)"
             print(f"{answer['file']}: {answer['class']}  {answer['probability']:.1%}{rule}", flush=True)
-    if options.explain and "error" not in answers[0]:
-        try:
-            explain(student, options.images[0], options.explain)
-        except (ImportError, ValueError, OSError) as fault:
-            answers[0]["error"] = f"it could not be explained: {fault}"
+    if options.explain:
+        explain_all(student, answers, note or "", options.explain)
     if options.json:
         rule = {"threshold": student.threshold, "note": note}
         print(json.dumps({"model": options.model, **rule, "answers": answers}, indent=1))

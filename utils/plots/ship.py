@@ -67,19 +67,21 @@ def corruption_curves(numbers, text):
 
 
 def explanation(numbers, text):
-    """A picture and, beside it, how much each place speaks for (blue) or against (red) the class that was predicted.
+    """Pictures and, beside each, how much each place speaks for (blue) or against (red) the class that was predicted.
 
-    numbers: {"image": [H, W, C] in [0, 1], "map": [H, W], "class", "probability"}
+    numbers: {"pictures": [{"name", "image": [H, W, C] in [0, 1], "map": [H, W], "class", "probability"}]}
     """
-    figure, (axes,) = frame(1, 2, 7.4, 3.8, text)
-    image, weights = np.asarray(numbers["image"]), np.asarray(numbers["map"])
-    axes[0].imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=1)
-    most = max(np.abs(weights).max(), 1e-9)
-    shown = axes[1].imshow(weights, cmap="RdBu", vmin=-most, vmax=most)
-    figure.colorbar(shown, ax=axes[1], label="LIME's weight, in probability")
-    axes[0].set_title(f"{numbers['class']}  {numbers['probability']:.1%}")
-    axes[1].set_title(f"what speaks for {numbers['class']}")
-    for ax in axes:
+    pictures = numbers["pictures"]
+    figure, axes = frame(len(pictures), 2, 7.4, 3.5 * len(pictures) + 0.3, text)
+    for row, picture in zip(axes, pictures, strict=True):
+        image, weights = np.asarray(picture["image"]), np.asarray(picture["map"])
+        row[0].imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=1)
+        most = max(np.abs(weights).max(), 1e-9)
+        shown = row[1].imshow(weights, cmap="RdBu", vmin=-most, vmax=most)
+        figure.colorbar(shown, ax=row[1], label="LIME's weight, in probability")
+        row[0].set(title=f"{picture['class']}  {picture['probability']:.1%}", xlabel=picture["name"])
+        row[1].set_title(f"what speaks for {picture['class']}")
+    for ax in axes.flat:
         ax.set(xticks=[], yticks=[])
         ax.grid(False)
     return figure
