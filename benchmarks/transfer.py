@@ -158,14 +158,18 @@ def tuning_epoch(race: Race, rounds: int) -> pd.DataFrame:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5, help="counted rounds after one warm-up (default 5)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of fine-tuning after one warm-up (default 5)")
     parser.add_argument("--images", type=int, default=96, help="images of the fine-tuning epoch (default 96)")
-    parser.add_argument("--sweep-images", type=int, default=256, help="images of each frozen epoch (default 256)")
-    parser.add_argument("--epochs", type=int, default=5, help="epochs of the frozen phase, each with a view of its own")
+    parser.add_argument("--sweep-rounds", type=int, default=3, help="rounds of the sweep after one warm-up (default 3)")
+    parser.add_argument(
+        "--sweep-images", type=int, default=IMAGES, help=f"images of each frozen epoch (default {IMAGES}, as in MHIST)"
+    )
+    parser.add_argument("--epochs", type=int, default=3, help="epochs of the frozen phase, each with a view of its own")
     options = parser.parse_args()
-    if options.rounds < 1:
-        parser.error(f"--rounds is {options.rounds}; it starts at 1")
-    sweep = frozen_sweep(Race(96, drawn(options.sweep_images, 96)), options.epochs, options.rounds)
+    for name, count in vars(options).items():
+        if count < 1:
+            parser.error(f"--{name.replace('_', '-')} is {count}; it starts at 1")
+    sweep = frozen_sweep(Race(96, drawn(options.sweep_images, 96)), options.epochs, options.sweep_rounds)
     epoch = tuning_epoch(Race(224, drawn(options.images, 224)), options.rounds)
     ratios = {
         "frozen sweep, plain / cached": sweep["plain"] / sweep["cached"],

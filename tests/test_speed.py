@@ -55,6 +55,49 @@ def test_expected_hours_add_up():
     assert found["this machine"] == pytest.approx(4_110_327 / 3600) and found["Colab T4"] == pytest.approx(114.1757500)
 
 
+def tiny(name, filters):
+    """A builder in the place of one of the large networks: the same named layers, few weights."""
+
+    def build(outputs=2, size=32, weights=None):
+        image = keras.Input((size, size, 3), name="image")
+        x = keras.layers.Conv2D(filters, 3, strides=4, name="conv")(image)
+        x = keras.layers.BatchNormalization(trainable=False, name="norm")(x)
+        x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+        x = keras.layers.Dropout(0.2, name="dropout")(x)
+        return keras.Model(image, keras.layers.Dense(outputs, name="logits")(x), name=name)
+
+    build.__name__ = name
+    return build
+
+
+@pytest.fixture
+def tiny_networks(tmp_path, monkeypatch):
+    monkeypatch.setattr(transfer, "settings", replace(transfer.settings, figures=tmp_path))
+    monkeypatch.setattr(transfer.models, "mhist_teacher", tiny("mhist_teacher", 4))
+    monkeypatch.setattr(transfer.models, "mhist_student", tiny("mhist_student", 3))
+    return tmp_path / "benchmark_transfer.json"
+
+
+def test_task_2s_two_phases_are_raced_and_stored(tiny_networks, monkeypatch):
+    arguments = "--rounds 2 --images 8 --sweep-rounds 1 --sweep-images 64 --epochs 2"
+    monkeypatch.setattr(sys, "argv", ["transfer", *arguments.split()])
+    transfer.main()
+    numbers = json.loads(tiny_networks.read_text())["numbers"]
+    sweep, epoch = numbers["sweep"], numbers["epoch"]
+    assert numbers["ratios"]["frozen sweep, plain / cached"] == [sweep["plain"][0] / sweep["cached"][0]]
+    assert len(epoch["live"]) == 2 and set(epoch) == {"live", "cached", "asking the teacher", "the teacher's own"}
+    assert numbers["seconds per image"]["student"] == pytest.approx(np.median(epoch["cached"]) / 8)
+    assert (numbers["images"], numbers["sweep images"], numbers["epochs"]) == (8, 64, 2)
+
+
+@pytest.mark.parametrize("option", ["--rounds", "--images", "--sweep-rounds", "--sweep-images", "--epochs"])
+def test_a_race_of_nothing_is_refused(tiny_networks, monkeypatch, capsys, option):
+    monkeypatch.setattr(sys, "argv", ["transfer", option, "0"])
+    with pytest.raises(SystemExit):
+        transfer.main()
+    assert f"{option} is 0; it starts at 1" in capsys.readouterr().err and not tiny_networks.exists()
+
+
 def test_what_can_be_learned_from_the_drawings_is_measured_and_stored(tmp_path, monkeypatch):
     monkeypatch.setattr(polyps, "settings", replace(polyps.settings, figures=tmp_path, seeds=(0, 1)))
     monkeypatch.setattr(sys, "argv", ["polyps", "--train", "64", "--test", "150", "--size", "32", "--epochs", "1"])
