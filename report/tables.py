@@ -1,6 +1,7 @@
 """The tables of the report and the README: each a function from the stored results to a Markdown table."""
 
 from report.numbers import Results, written
+from utils.latency import in_words
 
 
 def markdown(columns: list[str], rows: list[list[str]], align: str | None = None) -> str:
@@ -174,7 +175,7 @@ def task1_shipped(stored: Results) -> str:
         latency = entry["latency_ms"]
         rows.append([
             name, f"{100 * entry['metrics']['accuracy']:.2f}", f"{entry['bytes'] / 1e6:.2f}",
-            f"{latency['median']:.2f} ({latency['low']:.2f} to {latency['high']:.2f})",
+            in_words(latency),
             f"{entry['largest_difference']:.1e}",
         ])  # fmt: skip
     return markdown(["file", "test accuracy, %", "MB", "ms for one image", "largest difference of a logit"], rows)
@@ -194,10 +195,7 @@ def _latency(rows: list[dict]) -> str:
     cases = sorted({(row["batch"], row["threads"]) for row in rows})
     found = {(row["model"], row["batch"], row["threads"]): row for row in rows}
     names = list(dict.fromkeys(row["model"] for row in rows))
-    cells = [
-        [name, *("{median:.2f} ({low:.2f} to {high:.2f})".format(**found[name, *case]) for case in cases)]
-        for name in names
-    ]
+    cells = [[name, *(in_words(found[name, *case]) for case in cases)] for name in names]
     titles = [f"{batch} image{'s' if batch > 1 else ''}, {threads} thread{'s' if threads > 1 else ''}"
               for batch, threads in cases]  # fmt: skip
     return markdown(["network", *titles], cells)
@@ -210,7 +208,7 @@ TASK2_SHOWN = {
 
 
 def task2_main(stored: Results) -> str:
-    """Teacher and students by every metric, beside the answer that is always HP."""
+    """Teacher and students by every metric, beside both trivial answers."""
     rows = stored.find("task2_metrics/rows")
     cells = [
         [title, *(written(row[key], "estimate.3f" if isinstance(row[key], dict) else ".3f") for row in rows)]
@@ -272,7 +270,7 @@ def task2_shipped(stored: Results) -> str:
     """What each exported file of Task 2's student is worth."""
     rows = [
         [name, f"{entry['metrics']['auc']:.3f}", f"{entry['bytes'] / 1e6:.2f}",
-         "{median:.1f} ({low:.1f} to {high:.1f})".format(**entry["latency_ms"])]
+         in_words(entry["latency_ms"])]
         for name, entry in stored.find("task2_shipped/files").items()
     ]  # fmt: skip
     return markdown(["file", "test AUC", "MB", "ms for one image"], rows)

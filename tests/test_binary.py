@@ -84,6 +84,12 @@ def test_the_trivial_answer_on_the_test_part_of_mhist():
     assert row["confusion"] == [[617, 0], [360, 0]] and row["average_precision"] == pytest.approx(360 / 977)
 
 
+def test_the_other_trivial_answer_has_a_fair_f1_and_nothing_else():
+    row = binary.always_positive(np.repeat([0, 1], [617, 360]))
+    assert row["f1"] == pytest.approx(2 * 360 / (2 * 360 + 617)) and row["auc"] == row["balanced_accuracy"] == 0.5
+    assert row["confusion"] == [[0, 617], [0, 360]]
+
+
 def test_only_runs_that_miss_a_whole_class_are_trivial():
     labels, scores = [0, 0, 1, 1], [0.1, 0.6, 0.4, 0.9]
     trivial = {t: binary.at_trivial_point(binary.binary_summary(labels, scores, t)) for t in (0.0, 0.5, 0.95)}

@@ -202,8 +202,24 @@ def test_examples_are_chosen_by_rule():
         "b": np.array([[0.9, 0.1], [0.98, 0.02], [0.60, 0.40], [0.51, 0.49], [0.2, 0.8], [0.3, 0.7]]),
     }
     assert explain.pick_examples(answers, [0] * 6) == {"easy": 1, "ambiguous": 2, "misclassified": 5}
+    divided = {"a": np.array([[0.7, 0.3], [1.0, 0.0]]), "b": np.array([[0.7, 0.3], [0.49, 0.51]])}
+    assert explain.pick_examples(divided, [0, 0])["easy"] == 0  # of the other, one is sure, but the other errs
     with pytest.raises(ValueError, match="Pass more images"):
         explain.pick_examples({"a": answers["a"]}, answers["a"].argmax(axis=1))
+
+
+def test_examples_are_right_and_wrong_at_the_thresholds_of_their_models():
+    """Below one half both answer the first class; by their thresholds "a" answers the second from .3 on."""
+    answers = {
+        "a": np.array([[0.9, 0.1], [0.6, 0.4], [0.65, 0.35], [0.71, 0.29], [0.2, 0.8]]),
+        "b": np.array([[0.9, 0.1], [0.7, 0.3], [0.55, 0.45], [0.58, 0.42], [0.1, 0.9]]),
+    }
+    labels, limits = [0, 0, 1, 0, 1], {"a": 0.3, "b": 0.45}
+    found = explain.pick_examples(answers, labels, limits)
+    assert found == {"easy": 4, "ambiguous": 3, "misclassified": 1}  # 2 is right, exactly at b's threshold
+    assert explain.pick_examples(answers, labels)["misclassified"] == 2  # where one half decides
+    moved = explain._at_one_half(np.array([[0.7, 0.3], [0.4, 0.6]]), 0.3)
+    np.testing.assert_allclose(moved, [[0.5, 0.5], [2 / 9, 7 / 9]])
 
 
 def test_integrated_gradients_of_a_linear_model_are_its_terms(model, image):

@@ -101,7 +101,7 @@ def test_two_classes_are_scored_by_auc_too(tmp_path):
         student(2), tmp_path, stripes_data(2), preparation="exact", formats=("float32",), rounds=3
     )
     assert 0.9 < card["keras"]["auc"] == card["files"]["float32"]["metrics"]["auc"]
-    assert "test auc" in export.table(card) and card["calibrated_on"] == 0
+    assert "test AUC" in export.table(card) and card["calibrated_on"] == 0
 
 
 def test_the_threshold_of_validation_decides_what_the_shipped_student_calls(tmp_path):

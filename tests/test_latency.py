@@ -110,9 +110,12 @@ def test_a_label_goes_below_its_point_where_one_of_like_cost_stands_above():
 def test_the_table_has_a_line_for_each_model_and_the_size_of_its_file():
     rows = [
         {"model": name, "batch": batch, "threads": 1, "rounds": 3, "median": ms, "low": ms / 2, "high": 2 * ms}
-        for name, ms in (("small", 1.0), ("large", 4.0))
+        for name, ms in (("small", 1.0), ("large", 60.0))
         for batch in (1, 256)
     ]
     shown = latency.table(rows, {"small": bytes(10**6), "large": bytes(2 * 10**6)})
-    assert shown.loc["large", (256, 1)] == "4.00 (2.00 to 8.00)"
+    assert shown.loc["small", (256, 1)] == "1.00 (0.50 to 2.00)"
+    assert shown.loc["large", (256, 1)] == "60.00 (30.00 to 120.00)"
+    told = [latency.in_words({"median": ms, "low": ms / 2, "high": 3 * ms}) for ms in (0.0152, 1234.5)]
+    assert told == ["0.015 (0.008 to 0.046)", "1,234 (617 to 3,704)"]  # as many digits as can be read
     assert shown["file, MB", ""].to_dict() == {"small": "1.00", "large": "2.00"}

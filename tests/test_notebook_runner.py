@@ -291,6 +291,25 @@ def test_large_pictures_are_stored_light_and_keep_their_size_and_look():
     assert np.abs(np.asarray(light.convert("RGB"), int) - np.asarray(heavy, int)).mean() < 12
 
 
+def test_a_chart_that_is_stored_light_keeps_its_colours():
+    """A chart's own colours cover few of its pixels beside the pictures in it: a palette by mass gives them away."""
+    chart = np.random.default_rng(0).integers(0, 256, (360, 480, 3)).astype(np.uint8)
+    chart[..., :2] = np.maximum(chart[..., :2], 120)  # tissue, say
+    lines = {(0, 114, 178): slice(10, 12), (230, 159, 0): slice(20, 22)}
+    for colour, where in lines.items():
+        chart[where] = colour
+    with io.BytesIO() as file:
+        Image.fromarray(chart).save(file, "PNG")
+        output = nbformat.v4.new_output("display_data", {"image/png": base64.b64encode(file.getvalue()).decode()})
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1")])
+    notebook.cells[0].outputs = [output]
+    notebooks.lighten(notebook)
+    light = Image.open(io.BytesIO(base64.b64decode(notebook.cells[0].outputs[0].data["image/png"])))
+    assert light.mode == "P"
+    for colour, where in lines.items():
+        assert np.abs(np.asarray(light.convert("RGB"), int)[where] - colour).max() <= 16
+
+
 def test_missing_notebook(tmp_path, capsys):
     assert main(["run", str(tmp_path / "None.ipynb")]) == 2
     assert "None.ipynb" in capsys.readouterr().out

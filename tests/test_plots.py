@@ -83,6 +83,31 @@ def test_axes_with_numbers_are_named(name, tmp_path):
     assert figure.axes[0].get_xlabel() and all(ax.get_ylabel() for ax in figure.axes)
 
 
+# The same figures for a score that is no accuracy.
+WITH_AUC = {
+    "search_heatmap": {
+        "alphas": [0.1, 0.9], "temperatures": T, "auc": [[0.7, np.nan, 0.5], [0.8] * 3], "chosen": [0.9, 4]
+    },
+    "method_comparison": {"unit": "test AUC", "panels": [{
+        "title": "all", "reference": "KD", "teacher": {"mean": 0.9, "low": 0.8, "high": 1.0},
+        "rows": [
+            {"name": name, "seeds": [0.6, 0.7], "mean": 0.65, "low": 0.5, "high": 0.8, "tie": name == "RKD"}
+            for name in ("KD", "RKD")
+        ],
+    }]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WITH_AUC)
+def test_a_score_that_is_no_accuracy_is_named_and_drawn_again_from_what_was_stored(name, tmp_path):
+    figure = plots.publish(name, getattr(plots, name), WITH_AUC[name], ORIGIN, tmp_path)
+    said = texts_of(figure)
+    assert any("AUC" in text for text in said) and not any("accuracy" in text for text in said)
+    plots.redraw(json.loads((tmp_path / f"{name}.json").read_text()), tmp_path / "again.png")
+    with Image.open(tmp_path / f"{name}.png") as first, Image.open(tmp_path / "again.png") as again:
+        np.testing.assert_array_equal(np.asarray(first), np.asarray(again))
+
+
 def test_a_figure_is_drawn_again_from_what_was_stored(tmp_path):
     plots.publish("t", plots.temperature_curve, FIGURES["temperature_curve"], ORIGIN, tmp_path)
     stored = json.loads((tmp_path / "t.json").read_text())

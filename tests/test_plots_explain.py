@@ -63,6 +63,17 @@ def test_a_prediction_that_differs_from_the_explained_class_stands_in_the_title(
     assert any(", says " in title for title in titles)
 
 
+def test_with_thresholds_each_title_names_the_answer_that_they_give():
+    weights = {name: {1: np.zeros(4)} for name in ("teacher", "student")}
+    probabilities = {"teacher": np.array([0.7, 0.3]), "student": np.array([0.6, 0.4])}
+    segments = np.arange(4).reshape(2, 2)
+    found = explain.Explanation(np.zeros((2, 2, 3)), segments, np.ones(4, bool), weights, probabilities)
+    maps = explain.figure_row("easy", found, 1, ("HP", "SSA"), {"teacher": 0.3, "student": 0.5})["maps"]
+    assert [m["title"] for m in maps] == ["p(SSA) = 0.30, called SSA", "p(SSA) = 0.40, called HP"]
+    told = explain.told(found, 1, ("HP", "SSA"), {"teacher": 0.3, "student": 0.5})
+    assert "The teacher answers SSA (p(SSA) = 0.30)" in told and "The student answers HP (p(SSA) = 0.40)" in told
+
+
 def test_scores_name_their_baselines_and_areas(tmp_path):
     figure = plots.publish("scores", drawn.explanation_scores, SCORES, ORIGIN, tmp_path)
     texts = texts_of(figure)

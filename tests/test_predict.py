@@ -283,9 +283,11 @@ def test_an_explanation_is_drawn(model, pictures, tmp_path, capsys):
     with Image.open(drawn) as picture:
         assert picture.format == "PNG" and min(picture.size) > 300
     assert [path.name for path in tmp_path.iterdir()] == ["why.png"]
-    with pytest.raises(SystemExit) as stopped:
-        main([str(model), str(pictures / "mnist.png"), "--explain", str(tmp_path / "gone" / "why.png")])
-    assert stopped.value.code == 2
+    one = str(pictures / "mnist.png")
+    for bad in ([one, "--explain", str(tmp_path / "gone" / "why.png")], [*[one] * 51, "--explain", str(drawn)]):
+        with pytest.raises(SystemExit) as stopped:
+            main([str(model), *bad])
+        assert stopped.value.code == 2
 
 
 def test_all_pictures_that_are_answered_are_explained_in_one_drawing(model, pictures, tmp_path, monkeypatch, capsys):

@@ -13,8 +13,12 @@ from utils.data import Dataset, Split, pipeline
 from utils.data.download import TIMEOUT
 from utils.data.views import StainView
 from utils.distiller import Distiller
-from utils.methods import KD, RKD, SKD, TAKD, FitNets, OnSubclasses, Patient, Scratch, Sizes
+from utils.methods import KD, RKD, SKD, TAKD, FitNets, OnSubclasses, Patient, Scratch, Sizes, Subclass
+from utils.methods.crd import CRD
+from utils.methods.dist import DIST
 from utils.methods.dkd import DKD
+from utils.methods.extractive import Extractive
+from utils.methods.lskd import LSKD
 from utils.phases import Network, Schedule, Steered, base_of, head_of, steering, traced_once
 from utils.pretraining import Start
 
@@ -224,7 +228,12 @@ def test_votes_as_soft_labels(learn, data):
     [
         SKD(class_of=BINS),
         OnSubclasses(DKD(beta=2.0), BINS),
+        OnSubclasses(DIST(weight=0.5), BINS),
+        OnSubclasses(LSKD(0.5, 0.5, 4.0), BINS),
+        OnSubclasses(Extractive(), BINS),
+        Subclass(2, 0.5, 4.0, beta=0.3, auxiliary_temperature=0.5),
         RKD(teacher_layer="pool", student_layer="pool", alpha=0.5),
+        CRD(teacher_layer="pool", student_layer="pool", alpha=0.5, width=8, negatives=16),
         TAKD(0.5, 4.0, assistants=("mhist_assistant",)),
     ],
     ids=lambda method: method.name,

@@ -109,6 +109,11 @@ def always_negative(labels) -> dict:
     return binary_summary(labels, np.zeros(len(labels)), threshold=0.5)
 
 
+def always_positive(labels) -> dict:
+    """The row of the other trivial answer: SSA, with certainty, for every image."""
+    return binary_summary(labels, np.ones(len(labels)), threshold=0.5)
+
+
 def at_trivial_point(summary: dict) -> bool:
     """Whether a run finds no SSA or no HP at all: nothing more than always answering the other."""
     return summary["sensitivity"] == 0 or summary["specificity"] == 0

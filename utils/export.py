@@ -162,11 +162,11 @@ def export_student(
 
 def table(card: dict) -> pd.DataFrame:
     """A row for Keras and for each file: what it scores on the test split, its size, its latency, how far it is off."""
-    score = "auc" if "auc" in card["keras"] else "accuracy"
-    rows = {"Keras": {f"test {score}": card["keras"][score]}}
+    score, title = ("auc", "test AUC") if "auc" in card["keras"] else ("accuracy", "test accuracy")
+    rows = {"Keras": {title: card["keras"][score]}}
     for name, entry in card["files"].items():
         rows[name] = {
-            f"test {score}": entry["metrics"][score],
+            title: entry["metrics"][score],
             "size, MB": entry["bytes"] / 1e6,
             "latency, ms": entry["latency_ms"]["median"],
             "largest difference of a logit": entry["largest_difference"],

@@ -51,10 +51,16 @@ def measure(
 def table(rows: list[dict], models: dict[str, bytes]) -> pd.DataFrame:
     """The rows of `measure` for reading: for each model "median (quartiles)" in ms, and the size of its file."""
     timed = pd.DataFrame(rows)
-    timed["ms"] = [f"{m:.2f} ({low:.2f} to {high:.2f})" for m, low, high in timed[["median", "low", "high"]].to_numpy()]
+    timed["ms"] = [in_words(row) for row in rows]
     shown = timed.pivot(index="model", columns=["batch", "threads"], values="ms")
     shown["file, MB", ""] = [f"{len(models[name]) / 1e6:.2f}" for name in shown.index]
     return shown.rename_axis("ms for a batch, median and quartiles")
+
+
+def in_words(timed: dict) -> str:
+    """ "median (low to high)" in ms, with as many digits as a time of that size can be read to."""
+    form = ".3f" if timed["median"] < 0.1 else ".2f" if timed["median"] < 100 else ",.0f"
+    return f"{timed['median']:{form}} ({timed['low']:{form}} to {timed['high']:{form}})"
 
 
 def _interleaved(networks: dict[str, LiteRT], batch: int, rounds: int, rng) -> dict[str, list[float]]:

@@ -343,7 +343,9 @@ def lighten(notebook) -> None:
         content = base64.b64decode(output.get("data", {}).get("image/png", ""))
         if len(content) > LIGHT:
             with Image.open(io.BytesIO(content)) as picture, io.BytesIO() as smaller:
-                picture.convert("RGB").quantize(COLOURS).save(smaller, "PNG", optimize=True)
+                # The palette that keeps the colours of lines and dots, of which a chart has few pixels.
+                light = picture.convert("RGB").quantize(COLOURS, method=Image.Quantize.MAXCOVERAGE)
+                light.save(smaller, "PNG", optimize=True)
                 if smaller.tell() < len(content):
                     output["data"]["image/png"] = base64.b64encode(smaller.getvalue()).decode() + "\n"
 

@@ -26,6 +26,7 @@ VALUES_AT_ONCE = 250_000  # in a batch: 318 of MNIST's images, 1 of 224x224x3; l
 FIELD, BOX = 28, 20  # MNIST: a digit fills a box of 20x20 pixels, placed in a field of 28x28
 DARK = 0.1  # a border darker than this is MNIST's own black one
 LEAST_CONTRAST = 0.1  # between ink and paper, of the whole range
+MOST_EXPLAINED = 50  # pictures that one drawing holds
 LEAST_INK = 0.25  # of the darkest ink; what is paler is paper
 
 
@@ -349,6 +350,8 @@ def main(arguments: list[str] | None = None) -> int:
         "--explain", metavar="PNG", type=Path, help="draw what speaks for the class of each IMAGE (LIME)"
     )
     options = parser.parse_args(arguments)
+    if options.explain and len(options.images) > MOST_EXPLAINED:
+        parser.error(f"--explain draws {MOST_EXPLAINED} pictures at most; {len(options.images)} were given")
     if options.explain and options.explain.resolve() in [
         Path(path).resolve() for path in (options.model, *options.images)
     ]:

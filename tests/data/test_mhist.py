@@ -1,6 +1,8 @@
 """MHIST's reader on small made-up folders: whatever people have, and whatever goes wrong with it."""
 
 import io
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -298,6 +300,39 @@ def test_the_published_counts_need_no_warning(folder, monkeypatch, capsys):
     )
     data = load(folder)
     assert "not as published" not in data.source and "WARNING" not in capsys.readouterr().out
+
+
+ONE_EPOCH = """
+import sys
+from utils.data import pipeline
+from utils.data.mhist import load_mhist
+from utils.data.views import StainView
+from utils.progress import peak_memory
+
+before = peak_memory()
+data = load_mhist("mhist", sys.argv[1], cache=sys.argv[2])
+images = sum(len(batch["label"]) for batch in pipeline.batches(data.train, batch_size=32, view=StainView()))
+print(images, peak_memory() - before)
+"""
+
+
+def test_the_full_set_takes_less_than_a_gibibyte(tmp_path):
+    """As many images as MHIST has, unpacked, decoded and shown for an epoch: what that adds to a process of its own."""
+    folder = tmp_path / "mhist_dataset"
+    folder.mkdir()
+    rows, pictures = [], [picture(votes) for votes in range(8)]
+    with zipfile.ZipFile(folder / "images.zip", "w") as archive:
+        for part, counts in mhist.PUBLISHED.items():
+            for votes, count in enumerate(counts):
+                for i in range(count):
+                    rows.append(f"MHIST_{part}{votes}{i:03}.png,{'SSA' if votes >= 4 else 'HP'},{votes},{part}")
+                    archive.writestr(rows[-1].split(",")[0], pictures[votes])
+    write_lines(folder, rows)
+    command = [sys.executable, "-c", ONE_EPOCH, str(folder), str(tmp_path / "cache")]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
+    images, added = said.split()
+    assert int(images) == 2175 - 326  # all but validation
+    assert float(added) < 1, f"{added} GiB"
 
 
 def test_auto_takes_the_folder_where_there_is_one_and_says_so(folder, tmp_path, capsys, monkeypatch):

@@ -11,26 +11,29 @@ NEAR = 1.12  # costs that differ by less than this factor are about equal
 
 
 def method_comparison(numbers, text):
-    """Test accuracy of each method, a dot for each seed, mean and 95% interval; one panel for each training set.
+    """Test score of each method, a tick for each seed, mean and 95% interval; one panel for each training set.
 
     Filled: the difference from KD is outside the noise (corrected over the methods); hollow: a tie with KD.
+    numbers: "panels", and "unit" of the score if it is not test accuracy in percent; a panel's "reference" is the
+    name of KD's row if that is not "kd".
     """
     panels = numbers["panels"]
     rows = max(len(panel["rows"]) for panel in panels)
     figure, axes = frame(1, len(panels), 5.2 * len(panels), 0.33 * rows + 1.3, text)
     for ax, panel in zip(axes[0], panels, strict=True):
+        kd = panel.get("reference", "kd")
         for y, row in enumerate(reversed(panel["rows"])):
-            colour = TEACHER if row["name"] == "kd" else SCRATCH if row["name"].startswith("scratch") else BLUE
+            colour = TEACHER if row["name"] == kd else SCRATCH if row["name"].startswith("scratch") else BLUE
             face = "white" if row["tie"] else colour
             ax.plot(row["seeds"], np.full(len(row["seeds"]), y), "|", color=colour, alpha=0.5, ms=7)
             ax.plot([row["low"], row["high"]], [y, y], color=colour, lw=1.5)
             ax.plot(row["mean"], y, "o", color=colour, mfc=face, ms=6)
         ax.set_yticks(range(len(panel["rows"])), [row["name"] for row in reversed(panel["rows"])])
-        reference = next(row["mean"] for row in panel["rows"] if row["name"] == "kd")
+        reference = next(row["mean"] for row in panel["rows"] if row["name"] == kd)
         ax.axvline(reference, color=TEACHER, lw=0.8, ls=":")
         ax.axvspan(panel["teacher"]["low"], panel["teacher"]["high"], color="0.85", lw=0)
         ax.text(panel["teacher"]["mean"], 1.01, "teacher", ha="center", fontsize=8, transform=ax.get_xaxis_transform())
-        ax.set(xlabel="test accuracy, %", ylim=(-0.7, len(panel["rows"]) - 0.3))
+        ax.set(xlabel=numbers.get("unit", "test accuracy, %"), ylim=(-0.7, len(panel["rows"]) - 0.3))
         ax.set_title(panel["title"], pad=16)  # above the word "teacher"
     return figure
 

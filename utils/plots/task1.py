@@ -64,13 +64,27 @@ def learning_curves(numbers, text):
 
 
 def search_heatmap(numbers, text):
-    """Validation accuracy over alpha × T; the chosen setting is framed."""
+    """Validation accuracy, or AUC where "auc" is given, over alpha × T; the chosen setting is framed.
+
+    A setting that was not tried is NaN and stays empty.
+    """
     figure, ((ax,),) = frame(1, 1, 6.8, 3.2, text)
-    values = 100 * np.asarray(numbers["accuracy"])
+    if "auc" in numbers:
+        values, unit, digits = np.asarray(numbers["auc"], float), "validation AUC", 3
+    else:
+        values, unit, digits = 100 * np.asarray(numbers["accuracy"]), "validation accuracy, %", 2
+    low, high = np.nanmin(values), np.nanmax(values)
     image = ax.imshow(values, cmap="cividis", aspect="auto")
     for (row, column), value in np.ndenumerate(values):
-        dark = value < (values.min() + values.max()) / 2
-        ax.text(column, row, f"{value:.2f}", ha="center", va="center", color="white" if dark else "black")
+        dark = value < (low + high) / 2
+        ax.text(
+            column,
+            row,
+            "" if np.isnan(value) else f"{value:.{digits}f}",
+            ha="center",
+            va="center",
+            color="white" if dark else "black",
+        )
     row, column = numbers["alphas"].index(numbers["chosen"][0]), numbers["temperatures"].index(numbers["chosen"][1])
     ax.add_patch(plt.Rectangle((column - 0.48, row - 0.48), 0.96, 0.96, fill=False, ec="white", lw=3))
     ax.add_patch(plt.Rectangle((column - 0.48, row - 0.48), 0.96, 0.96, fill=False, ec=ORANGE, lw=1.5))
@@ -78,7 +92,7 @@ def search_heatmap(numbers, text):
     ax.set_yticks(range(len(numbers["alphas"])), [f"{a:g}" for a in numbers["alphas"]])
     ax.set(xlabel="temperature T", ylabel="alpha, the share of\nthe distillation term")
     ax.grid(False)
-    figure.colorbar(image, label="validation accuracy, %")
+    figure.colorbar(image, label=unit)
     return figure
 
 

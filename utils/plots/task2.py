@@ -10,6 +10,7 @@ import io
 import numpy as np
 from PIL import Image
 
+from utils.metrics import mean_interval
 from utils.plots.base import DISTILLED, GREEN, SCRATCH, SKY, TEACHER, band, frame, temperature_axis
 
 COLOUR = {"teacher": TEACHER, "distilled": DISTILLED, "scratch": SCRATCH, "method": GREEN}
@@ -176,8 +177,8 @@ def transfer_grid(numbers, text):
 def temperature_panels(numbers, text):
     """Metrics of the distilled student against T, dots for the seeds; teacher and student from scratch as lines.
 
-    "temperatures" [k]; panels: "unit", "distilled" [seeds][k], "teacher" and "scratch" [seeds]. Bands are 95%
-    intervals over seeds.
+    "temperatures" [k]; panels: "unit", "distilled" [seeds][k], "teacher" and "scratch" [seeds]. The band and the
+    dotted lines are 95% intervals over seeds.
     """
     t, panels = numbers["temperatures"], numbers["panels"]
     ends = [t[0] / 1.1, t[-1] * 1.1]
@@ -187,7 +188,10 @@ def temperature_panels(numbers, text):
         for seed in panel["distilled"]:
             ax.plot(t, seed, ".", color=DISTILLED, alpha=0.5, ms=5)
         for name, label in (("teacher", "teacher"), ("scratch", "student without KD")):
-            band(ax, ends, np.column_stack([panel[name], panel[name]]), COLOUR[name], label, "--")
+            found = mean_interval(panel[name])
+            ax.axhline(found["mean"], color=COLOUR[name], ls="--", lw=1.4, label=label)
+            for end in ("low", "high"):  # lines, since three bands over each other cannot be told apart
+                ax.axhline(found[end], color=COLOUR[name], ls=":", lw=1)
         temperature_axis(ax, t)
         ax.set(xlabel="temperature T", ylabel=panel["unit"], xlim=ends)
     _legend_above(figure, axes[0, 0])
