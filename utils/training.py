@@ -13,6 +13,7 @@ from utils.data import Dataset, pipeline
 from utils.distiller import TrainingFailed
 from utils.fitting import measure, splits, train_once
 from utils.methods import KD, Method
+from utils.methods.skd import refuse_in_vain
 from utils.progress import ProgressBar
 from utils.runs import (
     Run,
@@ -104,6 +105,7 @@ def train_and_evaluate(
             "for methods that want several."
         )
     helpers = helpers_of(build_model)
+    refuse_in_vain(method)
     if views is not None and views < 1:
         raise ValueError(f"views is {views}; it is at least 1, or None for a new view in each epoch.")
     for name, value, known in (("purpose", purpose, PURPOSES), ("schedule", schedule, SCHEDULES)):

@@ -12,6 +12,7 @@ from utils.data import Dataset
 from utils.data.views import StainView
 from utils.distiller import TrainingFailed, signal_shapes
 from utils.methods import Method, Sizes
+from utils.methods.skd import refuse_in_vain
 from utils.metrics import teacher_agreement
 from utils.phases import Network, Schedule, steering, traced_once, train_in_phases
 from utils.pretraining import SETTLING_IMAGES, Start, settle_batch_norm
@@ -111,6 +112,7 @@ def transfer_learn(
     if purpose not in ("choose", "report"):
         raise ValueError(f"purpose is {purpose!r}; it can be 'choose' or 'report'.")
     helpers = helpers_of(build_model)
+    refuse_in_vain(method)
     if schedule.views < 1 or schedule.batch_size < 1 or min(schedule.initial_epochs, schedule.fine_tune_epochs) < 0:
         raise ValueError(f"{schedule}: views and batch_size must be at least 1, epochs 0 or more.")
     if method.needs_teacher and teacher is None:

@@ -3,10 +3,13 @@ import pytest
 import tensorflow as tf
 
 from tests.methods.fixtures import both_precisions
-from utils.methods import DKD, KD, SKD, OnSubclasses, SubclassLabels
-from utils.methods.skd import answering_for_classes
+from utils.methods import DIST, DKD, KD, LSKD, RKD, SKD, Ensemble, Extractive, FitNets, OnSubclasses, SubclassLabels
+from utils.methods.skd import answering_for_classes, refuse_in_vain
 from utils.methods.subclass import ClassLogits
 from utils.models import mnist_student, mnist_teacher
+from utils.phases import Schedule
+from utils.training import train_and_evaluate
+from utils.transfer import transfer_learn
 
 AGREE4 = (0, 0, 1, 1)
 U_T = [[2, 1, 0, -1], [-1, 0, 0.5, 1.5]]
@@ -54,6 +57,32 @@ def test_any_logit_method_can_work_on_the_subclasses():
     assert method.make_student(mnist_student, 2).output_shape == (None, 2)
     as_kd = OnSubclasses(KD(0.5, 4.0), AGREE4).loss(batch, outputs, {})[0]
     assert float(as_kd) == pytest.approx(float(SKD(0.5, 4.0, class_of=AGREE4).loss(batch, outputs, {})[0]))
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (OnSubclasses(DKD(), (0, 1)), r"'dkd' collapses with 2 classes"),
+        (OnSubclasses(RKD(), AGREE4), r"'rkd' for its loss on logits alone.*student_taps.*teacher_taps"),
+        (OnSubclasses(FitNets(), AGREE4), r"would drop what else it has:.*'stages'"),
+        (OnSubclasses(SKD(class_of=AGREE4), AGREE4), r"'skd' for its loss.*'prepare_teacher'"),
+        (OnSubclasses(Ensemble(), AGREE4), r"would drop what else it has"),
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_what_subclasses_do_not_help_is_refused_before_anything_is_trained(method, message):
+    with pytest.raises(ValueError, match=message):
+        refuse_in_vain(method)
+    with pytest.raises(ValueError, match=message):
+        train_and_evaluate(mnist_student, method, data=None)
+    with pytest.raises(ValueError, match=message):
+        transfer_learn(mnist_student, method, None, starts={}, schedule=Schedule(1, 1, 1, 1))
+
+
+def test_methods_on_logits_may_work_on_subclasses():
+    for inner in (KD(), DKD(), DIST(), LSKD(), Extractive()):
+        refuse_in_vain(OnSubclasses(inner, AGREE4))
+    refuse_in_vain(DKD())
 
 
 def test_the_teacher_learns_the_subclasses():

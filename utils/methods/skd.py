@@ -88,6 +88,25 @@ class OnSubclasses(Method):
         return self.inner.loss(seen, outputs | {"logits": outputs["subclass"]}, heads)
 
 
+PASSED_ON = {"loss", "make_student"}  # of what a method may have of its own, what OnSubclasses asks the inner one for
+
+
+def refuse_in_vain(method: Method) -> None:
+    """A ValueError where `OnSubclasses` would train in vain: two logits again, or a method that is more than a loss."""
+    if not isinstance(method, OnSubclasses):
+        return
+    inner = type(method.inner)
+    dropped = {name for name in vars(Method) if callable(getattr(Method, name)) and not name.startswith("_")}
+    dropped = {name for name in dropped - PASSED_ON if getattr(inner, name) is not getattr(Method, name)}
+    dropped |= {name for name in ("teacher_taps", "student_taps") if getattr(method.inner, name)}
+    if dropped or inner.several_teachers or method.inner.teacher_sees != "same":
+        raise ValueError(
+            f"OnSubclasses asks {method.inner.name!r} for its loss on logits alone, and would drop what else it has: "
+            f"{sorted(dropped) or 'its teachers'}. Give it a method on logits, such as dkd, dist, lskd or extractive."
+        )
+    method.inner.make_student(lambda outputs: None, len(method.class_of))  # which refuses two logits where it must
+
+
 @dataclass(frozen=True)
 class SKD(KD):
     """(1 - alpha) · CE + alpha · T² · KL of the subclasses, from a teacher trained on the subclasses.
