@@ -1,5 +1,6 @@
 """A shipped student answers for pictures as people have them, and says in words what it cannot read."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -167,6 +168,7 @@ def test_json_holds_every_answer(model, pictures, data, capsys):
         ("exif.png", "broken"),
         ("gone.png", "no such file"),
         ("", "folder"),
+        ("mnist.png/x.png", "cannot be read"),
     ],
 )
 def test_each_bad_picture_is_refused_in_words(model, pictures, name, message, capsys):
@@ -193,10 +195,19 @@ def test_a_model_that_is_missing_or_not_what_its_card_says_is_refused(folder, mo
     card = json.loads((folder / "card.json").read_text())
     no_shape, no_digest = card | {"input": {"preparation": "digit"}}, card | {"files": {"float32": {"file": "x"}}}
     colour = card | {"input": card["input"] | {"shape": [32, 32, 3]}}  # no digit is prepared so
+    thresholds = [card | {"threshold": threshold} for threshold in ("0.5", 0.5, [])]  # of ten classes there is none
     damaged = ("null", "5", "{}", "[]", card | {"input": []}, card | {"classes": 10}, no_shape, no_digest, colour)
+    damaged += (card | {"data": None}, *thresholds)
     for text in ("{", *damaged):
         (tmp_path / "card.json").write_text(text if isinstance(text, str) else json.dumps(text))
         assert "no card" in refusal(tmp_path / "other.tflite")
+    files = {"float32": {"file": "other.tflite", "sha256": hashlib.sha256(b"no student").hexdigest()}}
+    (tmp_path / "other.tflite").write_bytes(b"no student")
+    (tmp_path / "card.json").write_text(json.dumps(card | {"files": files}))
+    assert "cannot load other.tflite" in refusal(tmp_path / "other.tflite")
+    shutil.copy(model, tmp_path)
+    (tmp_path / "card.json").write_text(json.dumps(card | {"classes": ["0", "1", "2"]}))
+    assert "3 classes; the file takes [28, 28, 1] and gives 10" in refusal(tmp_path / model.name)
     assert main([str(tmp_path / "gone.tflite"), "x.png", "--json"]) == 2
     assert "no model" in json.loads(capsys.readouterr().out)["error"]
 
@@ -208,13 +219,14 @@ def test_a_picture_that_must_fit_is_taken_or_refused():
     for picture, message in (
         (Image.new("L", (8, 8)), "RGB is needed"),
         (Image.new("RGB", (16, 16)), "16x16; 8x8 is needed"),
-        (Image.new("RGB", (16, 8)), "crop"),
+        (Image.new("RGB", (16, 8)), "crop it"),
+        (Image.new("RGB", (16, 4)), "take a larger one"),
     ):
         with pytest.raises(Refused, match=message):
             prepare_exact(picture, wanted)
     may = wanted | {"resize": True}
     assert prepare_exact(Image.new("RGB", (16, 16), "white"), may).tolist() == np.ones((8, 8, 3)).tolist()
-    with pytest.raises(Refused, match="8:8"):
+    with pytest.raises(Refused, match="1:1"):
         prepare_exact(Image.new("RGB", (16, 8)), may)
 
 
@@ -314,7 +326,7 @@ def test_an_explanation_that_cannot_be_written_leaves_the_answers(model, picture
 def test_an_explanation_never_replaces_what_it_explains(model, pictures, capsys):
     picture = pictures / "paper.png"
     before = picture.read_bytes()
-    for target in (picture, model):
+    for target in (picture, model, model.with_name("card.json")):
         with pytest.raises(SystemExit):
             main([str(model), str(picture), "--explain", str(target)])
         assert "would be overwritten" in capsys.readouterr().err

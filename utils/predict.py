@@ -113,7 +113,21 @@ class Student:
             )
         self.classes = tuple(self.card["classes"])
         self.threshold = self.card.get("threshold")  # of the second of two classes; without one the likeliest is called
-        self.network = LiteRT(content, threads)
+        try:
+            self.network = LiteRT(content, threads)
+        except Refused:
+            raise
+        except (ValueError, RuntimeError) as fault:
+            raise Refused(
+                f"The LiteRT interpreter here cannot load {path.name} ({fault}). Install a newer ai-edge-litert, or "
+                "export the student again."
+            ) from None
+        told = (*self.card["input"]["shape"], len(self.classes))
+        if told != (found := (*self.network.shape, int(self.network.output["shape_signature"][-1]))):
+            raise Refused(
+                f"The card beside {path.name} tells of images {list(told[:-1])} and {told[-1]} classes; the file takes "
+                f"{list(found[:-1])} and gives {found[-1]}. Export both again."
+            )
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Logits [n, C] of images [n, H, W, C]: uint8, or float in [0, 1]."""
@@ -194,7 +208,11 @@ def prepare_exact(picture: Image.Image, wanted: dict) -> np.ndarray:
     if picture.size != (width, height):
         same_form = picture.width * height == picture.height * width
         if not (wanted["resize"] and same_form):
-            how = f"or of that form in another size; crop it to {width}:{height}" if wanted["resize"] else "crop it"
+            covers = picture.width >= width and picture.height >= height
+            how = "crop it" if covers else "take a larger one"
+            if wanted["resize"]:
+                unit = math.gcd(width, height)
+                how = f"or of that form in another size; crop it to {width // unit}:{height // unit}"
             raise Refused(f"the picture is {picture.width}x{picture.height}; {width}x{height} is needed, {how}")
         picture = picture.resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(picture, np.float32).reshape(height, width, channels) / 255
@@ -307,6 +325,9 @@ def _read_card(path: Path) -> dict:
         described["shape"] = wanted["preparation"] != "digit" or list(wanted["shape"]) == [FIELD, FIELD, 1]
         described["classes"] = len(card["classes"]) >= 2
         described["files"] = all(entry["file"] and entry["sha256"] for entry in card["files"].values())
+        threshold = card.get("threshold")
+        described["threshold"] = threshold is None or (0 <= threshold <= 1 and len(card["classes"]) == 2)
+        described["data"] = isinstance(card.get("data", {}), dict)
         described["resize"] = wanted["preparation"] == "digit" or isinstance(wanted["resize"], bool)
     except (KeyError, TypeError, ValueError, AttributeError) as fault:
         raise Refused(f"{path} is no card that this version can read ({fault!r}). Export the model again.") from None
@@ -327,6 +348,8 @@ def _open_picture(path: Path) -> Image.Image:
         raise Refused("it is no PNG or JPEG") from None
     # Pillow's many kinds of broken; the last is that of damaged EXIF data.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, struct.error) as fault:
+        if isinstance(fault, OSError) and fault.errno:  # of the system, not of the picture
+            raise Refused(f"it cannot be read ({fault.strerror})") from None
         raise Refused(f"the picture is broken or too large ({fault})") from None
 
 
@@ -341,7 +364,8 @@ def _greyscale(picture: Image.Image) -> np.ndarray:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0 if all pictures were answered, 1 if some were not, 2 if there is no model to answer with."""
+    """0 if all pictures were answered (and explained, if that was asked), 1 if some were not; 2 if there is no model to
+    answer with, or the command cannot be understood."""
     parser = argparse.ArgumentParser(prog="python -m utils.predict", description=__doc__.partition("\n")[0])
     parser.add_argument("model", metavar="MODEL", help="a .tflite file, its card beside it")
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="PNG or JPEG files")
@@ -352,9 +376,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.explain and len(options.images) > MOST_EXPLAINED:
         parser.error(f"--explain draws {MOST_EXPLAINED} pictures at most; {len(options.images)} were given")
-    if options.explain and options.explain.resolve() in [
-        Path(path).resolve() for path in (options.model, *options.images)
-    ]:
+    kept = (options.model, Path(options.model).with_name(CARD), *options.images)
+    if options.explain and options.explain.resolve() in [Path(path).resolve() for path in kept]:
         parser.error(f"--explain: {options.explain} would be overwritten; name another PNG")
     if options.explain and not options.explain.absolute().parent.is_dir():
         parser.error(f"--explain: there is no folder {options.explain.absolute().parent} to write into")
@@ -364,7 +387,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(json.dumps({"error": str(fault)}) if options.json else fault, file=None if options.json else sys.stderr)
         return 2
     data = student.card.get("data", {})
-    note = f"This student learned a stand-in, {data['source']}." if data.get("standin") else None
+    note = f"This student learned a stand-in, {data.get('source', 'unnamed')}." if data.get("standin") else None
     answers = []
     for path in options.images:
         answer = student.classify(path)
