@@ -1,1 +1,1 @@
-"""Speed of training against peers: `make bench`."""
+"""What `make bench` measures: speed against peers, what can be learned from the drawings, what LIME should hide."""

@@ -15,11 +15,10 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from utils import binary, metrics, results, signals
+from utils import binary, metrics, plots, signals
 from utils.data import Split, pipeline
 from utils.data.polyps import MAJORITY, draw_polyps
 from utils.data.views import StainView
-from utils.plots import RUN
 from utils.settings import settings
 
 BATCH, RATE = 32, 2e-3
@@ -91,13 +90,9 @@ def main() -> None:
         "images a second": rate, **vars(options),
     }  # fmt: skip
     print(f"mean AUC {np.mean(aucs):.3f}; by colours alone {numbers['colours alone']:.3f}; {rate:.0f} images a second")
-    path = settings.figures / "benchmark_polyps.json"
-    results.write_json(
-        path,
-        {"figure": "benchmark_polyps", "run": RUN, "profile": settings.profile, "versions": results.versions(),
-         "numbers": numbers},
-    )  # fmt: skip
-    print(f"written: {path}")
+    source = f"drawn polyps, NOT MHIST, {options.size} px"
+    plots.store("benchmark_polyps", numbers, {"task": "benchmark", "source": source}, settings.figures)
+    print(f"written: {settings.figures / 'benchmark_polyps.json'}")
 
 
 if __name__ == "__main__":

@@ -14,11 +14,10 @@ import numpy as np
 from skimage.segmentation import quickshift
 
 from benchmarks.polyps import trained
-from utils import explain, metrics, models, results, saliency
+from utils import explain, metrics, models, plots, saliency
 from utils.data import Split, load_mnist
 from utils.data.pipeline import to_float
 from utils.data.polyps import MAJORITY, draw_polyps
-from utils.plots import RUN
 from utils.settings import settings
 
 AGREE = 0.9
@@ -126,19 +125,18 @@ def main() -> None:
     parser.add_argument("--polyps", type=int, default=2000, help="polyps drawn (default 2000)")
     parser.add_argument("--size", type=int, default=96, help="pixels of a polyp's side (default 96)")
     options = parser.parse_args()
+    if options.images < 2:
+        parser.error(f"--images is {options.images}; a mean with an interval needs two at least")
     numbers = {}
     for name, test in (("digits", digits), ("tissue", tissue)):
         print(f"{name}:", flush=True)
         numbers[name] = test(options)
         numbers[name]["by rule"] = by_rule(numbers[name]["rows"])
         print(f"  by the rule: {numbers[name]['by rule']}", flush=True)
-    path = settings.figures / "benchmark_segments.json"
-    results.write_json(
-        path,
-        {"figure": "benchmark_segments", "run": RUN, "profile": settings.profile, "versions": results.versions(),
-         "numbers": numbers | {"agree": AGREE}},
-    )  # fmt: skip
-    print(f"written: {path}")
+    source = "; ".join(dict.fromkeys(of["source"] for of in numbers.values()))
+    origin = {"task": "benchmark", "source": source}
+    plots.store("benchmark_segments", numbers | {"agree": AGREE}, origin, settings.figures)
+    print(f"written: {settings.figures / 'benchmark_segments.json'}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Training speed of one student under one loss, six ways, interleaved: `python -m benchmarks.speed`.
+"""Training speed of one student, distilled in four ways and trained alone, interleaved: `python -m benchmarks.speed`.
 
     template   the course template's loop: eager gradient tape, live teacher
     keras      keras.distillation.Distiller with the Kullback-Leibler loss that is Hinton's, with and without XLA
@@ -7,7 +7,7 @@
     scratch    the student alone, plain Keras `fit`
     limit      the student's forward and backward arithmetic at the rate of a large matrix product
 
-First all are shown to compute the same loss and gradient on one batch. Then each round trains every
+First those that distil are shown to compute the same loss and gradient on one batch. Then each round trains every
 variant once, so that the machine's moods fall on all alike; ratios are taken within a round.
 """
 
@@ -30,9 +30,9 @@ from utils.progress import peak_memory
 from utils.settings import settings
 
 ALPHA, T, BATCH = 0.5, 4.0, 256
-# FLOPs of one image: forward, gradient of the weights, and of the inputs of all layers but the first.
 MOST_IMAGES = 30720  # of `growth`
-STEP_FLOPS = 2 * (2 * 784 * 784 + 3 * 784 * 784 + 3 * 784 * 10)
+# Of a training step: forward, gradient of the weights, and of the inputs of all layers but the first.
+IMAGE_FLOPS = 2 * (2 * 784 * 784 + 3 * 784 * 784 + 3 * 784 * 10)
 
 
 class EpochClock(keras.callbacks.Callback):
@@ -196,7 +196,7 @@ def race(teacher, split: Split, rounds: int) -> pd.DataFrame:
         "live": lambda: fit_rate(live, short),
         "cached": lambda: fit_rate(cached, split, answers),
         "scratch": lambda: fit_rate(alone, split, as_pairs=True),
-        "limit": lambda: matrix_rate() / STEP_FLOPS,
+        "limit": lambda: matrix_rate() / IMAGE_FLOPS,
         "teacher pass": teacher_pass,
     }
     rows = []
@@ -207,7 +207,7 @@ def race(teacher, split: Split, rounds: int) -> pd.DataFrame:
 
 
 def ratios(rates: pd.DataFrame, epochs: int = 12) -> pd.DataFrame:
-    """The issue's ratios within each round: cached against the others, and with the teacher's pass paid for."""
+    """Ratios within each round: cached against the others, and with the teacher's pass paid for."""
     best_keras = rates[["keras, XLA", "keras, no XLA"]].max(axis=1)
     # One pass of the teacher, spread over the epochs of one run.
     paid = 1 / (1 / rates["cached"] + 1 / (epochs * rates["teacher pass"]))

@@ -50,9 +50,9 @@ def test_ratios_pair_the_rounds_and_charge_the_teachers_pass():
 
 
 def test_expected_hours_add_up():
-    """By hand, at a second for each image and work: 14.4 × 1,849 × (25 + 20) + 69 × 1,849 × 25 seconds."""
+    """By hand, at a second for each image and work: 1,849 × (14.4 × (25 + 20) + 9 × 10 + 72 × 25) seconds."""
     found = transfer.expected_hours({"teacher": 1.0, "asking": 1.0, "student": 1.0}, rate=transfer.T4_RATE / 10)
-    assert found["this machine"] == pytest.approx(4_387_677 / 3600) and found["Colab T4"] == pytest.approx(121.8799167)
+    assert found["this machine"] == pytest.approx(4_692_762 / 3600) and found["Colab T4"] == pytest.approx(130.3545)
 
 
 def tiny(name, filters):
@@ -138,6 +138,13 @@ def test_the_rule_wants_every_image_explained_and_two_seeds_alike():
     rows = [row("in part", 0.9, 0.99, 0.1), row("loose", 1.0, 0.89, 0.1), row("fine", 1.0, 0.9, 0.2)]
     assert segments.by_rule([*rows, row("coarse", 1.0, 0.99, 0.3)]) == "fine"
     assert segments.by_rule(rows[:2]) is None
+
+
+def test_one_image_is_too_few_for_an_interval(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["segments", "--images", "1"])
+    with pytest.raises(SystemExit):
+        segments.main()
+    assert "needs two at least" in capsys.readouterr().err
 
 
 def test_the_choice_of_segments_is_measured_and_stored(tmp_path, monkeypatch):
