@@ -196,5 +196,9 @@ def test_another_student_does_not_take_the_place_of_the_first_one_s_card(shipped
 def test_int8_needs_images_and_conversion_is_silent(capfd):
     with pytest.raises(ValueError, match="calibrate on"):
         export.to_litert(student(), ("int8",))
+    shape = student().input_shape[1:]
+    for wrong in (np.zeros((2, *shape), np.float32), np.zeros((2, 5, *shape[1:]), np.uint8)):
+        with pytest.raises(ValueError, match=r"calibration is .* is needed"):
+            export.to_litert(student(), ("int8",), wrong)
     export.to_litert(student(), ("float32",))
     assert capfd.readouterr() == ("", "")

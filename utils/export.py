@@ -45,6 +45,11 @@ def to_litert(model: keras.Model, formats=FORMATS, calibration: np.ndarray | Non
         raise ValueError(f"formats is {formats!r}; it can hold some of {FORMATS}.")
     if "int8" in formats and (calibration is None or not len(calibration)):
         raise ValueError("int8 needs images to calibrate on: pass uint8 training images [n, H, W, C] as `calibration`.")
+    if "int8" in formats and (calibration.dtype != np.uint8 or calibration.shape[1:] != model.input_shape[1:]):
+        raise ValueError(  # others would give ranges that no image has, and no error
+            f"calibration is {calibration.dtype} {list(calibration.shape)}; uint8 [n, *{list(model.input_shape[1:])}] "
+            "is needed."
+        )
     with tempfile.TemporaryDirectory() as folder, native_messages_kept_back():
         model.export(folder, verbose=False)
         return {name: _convert(folder, name, calibration) for name in formats}
