@@ -13,7 +13,7 @@ from utils.data import Dataset, Split, pipeline
 from utils.data.download import TIMEOUT
 from utils.data.views import StainView
 from utils.distiller import Distiller
-from utils.methods import KD, RKD, SKD, TAKD, FitNets, OnSubclasses, Patient, Scratch, Sizes, Subclass
+from utils.methods import KD, RKD, SKD, TAKD, Ensemble, FitNets, OnSubclasses, Patient, Scratch, Sizes, Subclass
 from utils.methods.crd import CRD
 from utils.methods.dist import DIST
 from utils.methods.dkd import DKD
@@ -21,6 +21,7 @@ from utils.methods.extractive import Extractive
 from utils.methods.lskd import LSKD
 from utils.phases import Network, Schedule, Steered, base_of, head_of, steering, traced_once
 from utils.pretraining import Start
+from utils.runs import Run
 
 SIZE, BINS = 32, (0, 0, 1, 1)
 RANDOM = Start(None, "random weights")
@@ -247,7 +248,33 @@ def test_methods_with_teachers_and_heads_of_their_own(method, learn, monkeypatch
     assert logits.shape == (1, 2)
 
 
+def test_an_ensemble_is_kd_from_one_teacher_that_answers_for_all(learn, data):
+    teachers = tuple(learn(mhist_teacher, Scratch(), seed=seed) for seed in (0, 1))
+    images = pipeline.to_float(data.test.images)
+    members = tf.stack([run.model()(images) for run in teachers], axis=1)
+    outputs = {"logits": tf.constant(np.random.default_rng(0).normal(size=(len(images), 2)), tf.float32)}
+    methods = Ensemble(0.5, 4.0), Ensemble(0.5, 1.0), Ensemble(0.5, 4.0, "logits")
+    together = [transfer._asked_as_one(teachers, method) for method in methods]
+    for method, one in zip(methods, together, strict=True):
+        batch = {"label": tf.constant(data.test.labels), "teacher": {"members": members, "logits": one(images)}}
+        ours, _ = KD(method.alpha, method.temperature).loss(batch, outputs, {})
+        np.testing.assert_allclose(ours, method.loss(batch, outputs, {})[0], rtol=1e-5)
+    assert len({signals.weights_digest(one) for one in together}) == 3  # or they would share their cached answers
+    run = learn(mhist_student, methods[0], teacher=teachers)
+    assert run.record["teacher_weights"] == "+".join(teacher.record["weights_digest"] for teacher in teachers)
+    assert run.record["config"]["method"] == "ensemble" and run.teacher == teachers
+    assert learn(mhist_student, methods[0], teacher=teachers).record == run.record
+
+
 def test_bad_arguments_speak(learn):
+    teacher = Run({}, None, mhist_teacher, mhist_teacher, None)
+    for method, given, wanted in (
+        (Ensemble(), teacher, "'ensemble' learns from several teachers, as a tuple of Runs; teacher is a Run"),
+        (KD(), (teacher, teacher), "'kd' learns from one teacher; teacher is a tuple"),
+        (Ensemble(), (teacher, mhist_teacher()), "The teacher is a tuple of Run, Functional"),
+    ):
+        with pytest.raises(ValueError, match=wanted):
+            learn(mhist_student, method, teacher=given)
     with pytest.raises(ValueError, match="needs a teacher"):
         learn(mhist_student, KD())
     with pytest.raises(ValueError, match="'choose' or 'report'"):

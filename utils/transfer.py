@@ -11,13 +11,24 @@ from utils import binary, results, signals
 from utils.data import Dataset
 from utils.data.views import StainView
 from utils.distiller import TrainingFailed, signal_shapes
-from utils.methods import Method, Sizes
+from utils.methods import KD, Ensemble, Method, Sizes
+from utils.methods.ensemble import OneForAll
 from utils.methods.skd import refuse_in_vain
 from utils.metrics import teacher_agreement
 from utils.phases import Network, Schedule, steering, traced_once, train_in_phases
 from utils.pretraining import SETTLING_IMAGES, Start, settle_batch_norm
 from utils.progress import ProgressBar
-from utils.runs import Run, code_parts, described, free_networks, helpers_of, save_weights, weights_path
+from utils.runs import (
+    Run,
+    code_parts,
+    described,
+    free_networks,
+    helpers_of,
+    save_weights,
+    teacher_name,
+    teacher_weights,
+    weights_path,
+)
 from utils.settings import settings
 
 # Table 1 of the assignment; the assistant's is ours, as it is a student too.
@@ -56,6 +67,13 @@ def _asked(teacher: Run, inside: bool) -> keras.Model:
     return model if inside else traced_once(model)
 
 
+def _asked_as_one(teachers: tuple[Run, ...], method: Ensemble) -> keras.Model:
+    """Several teachers' networks as one whose logits are what the ensemble distils."""
+    members = [_asked(teacher, False) for teacher in teachers]
+    images = keras.Input(members[0].input_shape[1:], name="image")
+    return keras.Model(images, OneForAll(members, method)(images), name="ensemble")
+
+
 def measure(network: Network, data: Dataset, purpose: str, teacher, folder: Path) -> dict:
     """What a run's record says of a trained network. The threshold comes from validation; test is read to report."""
     parts = {"validation": data.validation} | ({"test": data.test} if purpose == "report" else {})
@@ -79,7 +97,7 @@ def transfer_learn(
     *,
     starts: dict[str, Start],
     schedule: Schedule,
-    teacher: "Run | np.ndarray | None" = None,
+    teacher: "Run | tuple[Run, ...] | np.ndarray | None" = None,
     seed: int = 0,
     purpose: str = "report",
     view: StainView | None = StainView(),  # noqa: B008 a frozen value
@@ -99,7 +117,7 @@ def transfer_learn(
         starts: {name of the building function: where its base begins}, for this network and those that the method
             trains on the way.
         schedule: epochs, batch size and views.
-        teacher: a Run, or logits [n, C] for the training images in their place.
+        teacher: a Run; a tuple of them for an ensemble; or logits [n, C] for the training images in their place.
         purpose: "choose" looks at validation only; "report" also reads the test split, once, at the end.
         view: augmentation: teacher and student see the same picture. None: the images as they are.
         rate: of the frozen phase, a tenth of it in fine-tuning; that of Table 1 by default.
@@ -117,11 +135,18 @@ def transfer_learn(
         raise ValueError(f"{schedule}: views and batch_size must be at least 1, epochs 0 or more.")
     if method.needs_teacher and teacher is None:
         raise ValueError(f"The method {method.name!r} needs a teacher. Pass a Run, or logits for the training images.")
-    if not isinstance(teacher, Run | np.ndarray | None):
+    members = teacher if isinstance(teacher, tuple) else (teacher,)
+    if not (teacher is None or isinstance(teacher, np.ndarray) or all(isinstance(member, Run) for member in members)):
+        given = type(teacher).__name__
+        if isinstance(teacher, tuple):
+            given += f" of {', '.join(type(member).__name__ for member in members)}"
         raise ValueError(
-            f"The teacher is a {type(teacher).__name__}. Pass a Run from transfer_learn, or logits [n, C] for the "
-            "training images."
+            f"The teacher is a {given}. Pass a Run from transfer_learn, a tuple of such Runs for an ensemble, or "
+            "logits [n, C] for the training images."
         )
+    if method.several_teachers != isinstance(teacher, tuple):
+        wanted = "several teachers, as a tuple of Runs" if method.several_teachers else "one teacher"
+        raise ValueError(f"The method {method.name!r} learns from {wanted}; teacher is a {type(teacher).__name__}.")
     if method.stages(1) != [(method, 1)] or method.teacher_sees != "same":
         raise ValueError(
             f"The method {method.name!r} has stages of its own, or a teacher that sees other pictures than its "
@@ -159,8 +184,10 @@ def transfer_learn(
         )
     rate = LEARNING_RATES[build_model.__name__] if rate is None else rate
     size = data.train.images.shape[1]
-    given = teacher.key if isinstance(teacher, Run) else None if teacher is None else results.digest(teacher)
-    traced, steered = steering(method)
+    trained = isinstance(teacher, Run | tuple)
+    given = teacher_name(teacher) if trained else None if teacher is None else results.digest(teacher)
+    asks_several = isinstance(method, Ensemble)  # which is KD from one teacher that answers for all
+    traced, steered = steering(KD(method.alpha, method.temperature) if asks_several else method)
     config = {
         "task": "task2",
         "model": build_model.__name__,
@@ -187,6 +214,7 @@ def transfer_learn(
             build_model,
             Dataset,
             *helpers,
+            *((_asked_as_one,) if asks_several else ()),
         ),
         "tensorflow": results.versions()["tensorflow"],
         "keras": results.versions()["keras"],
@@ -202,10 +230,14 @@ def transfer_learn(
     def train() -> Run:
         free_networks()
         # This may have to make the teacher again.
-        teacher_model = _asked(teacher, bool(traced.teacher_taps)) if isinstance(teacher, Run) else teacher
+        teacher_model = teacher
+        if asks_several:
+            teacher_model = _asked_as_one(teacher, method)
+        elif isinstance(teacher, Run):
+            teacher_model = _asked(teacher, bool(traced.teacher_taps))
         content = {
             "profile": settings.profile, "source": data.source, "standin": data.standin, "start": start.label,
-            "teacher_weights": teacher.record["weights_digest"] if isinstance(teacher, Run) else None,
+            "teacher_weights": teacher_weights(teacher) if trained else None,
         }  # fmt: skip
         # A method's heads are trained too: then the next run needs a network of its own.
         make_network = _network if type(traced).make_heads is Method.make_heads else _network.__wrapped__
@@ -229,7 +261,5 @@ def transfer_learn(
         return finished(results.load_record(runs, config))
 
     record = results.load_record(runs, config)
-    usable = record is not None and record["teacher_weights"] == (
-        teacher.record["weights_digest"] if isinstance(teacher, Run) else None
-    )
+    usable = record is not None and record["teacher_weights"] == (teacher_weights(teacher) if trained else None)
     return finished(record) if usable else train()

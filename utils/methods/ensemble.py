@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+import keras
 import tensorflow as tf
 
 from utils import losses
@@ -38,3 +39,23 @@ class Ensemble(KD):
         by_probability = self.average == "probabilities"
         target = ensemble_logits(members, self.temperature) if by_probability else tf.reduce_mean(members, axis=1)
         return super().loss(batch | {"teacher": {"logits": target}}, outputs, heads)
+
+
+class OneForAll(keras.layers.Layer):
+    """Several teachers as one: images [B, H, W, C] -> the logits [B, classes] that `Ensemble` distils.
+
+    The temperature (infinite for the mean of logits, the limit) is a weight, since cached answers are found by the
+    weights of who gave them, and at another temperature this teacher gives others.
+    """
+
+    def __init__(self, teachers: list[keras.Model], method: Ensemble):
+        super().__init__(name="one_for_all", trainable=False)
+        self.teachers, self.method = teachers, method
+        value = method.temperature if method.average == "probabilities" else float("inf")
+        self.add_weight(name="temperature", shape=(), initializer=keras.initializers.Constant(value), trainable=False)
+
+    def call(self, images):
+        members = tf.stack([teacher(images, training=False) for teacher in self.teachers], axis=1)
+        if self.method.average == "logits":
+            return tf.reduce_mean(members, axis=1)
+        return ensemble_logits(members, self.method.temperature)
