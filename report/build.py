@@ -1,4 +1,4 @@
-"""Build the report from the results: `python -m report.build` writes build/report.pdf, .typ, .tex and .md.
+"""Build the report from the results: `python -m report.build` writes build/report.pdf, its sources to build/report/.
 
 The road of the text: report.md, into which go the answers that stand in the notebooks, tables, numbers by name,
 references and the numbers of figures. Then pandoc makes Typst of it, and Typst the PDF. `--readme` writes README.md, in

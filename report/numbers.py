@@ -47,10 +47,11 @@ class Results:
         if name in self.read:
             return self.read[name]
         path = self.folder / f"{name}.json"
+        measured = name.startswith(BENCHMARKS)
+        how = "measure (`make bench`)" if measured else "execute the notebook that writes it (`make full KEEP=1`)"
         if not path.is_file():
             raise MissingResult(
-                f"The result {name!r} is missing: there is no {path}. Execute the notebook that writes it "
-                "(`make full KEEP=1`), then build again."
+                f"The result {name!r} is missing: there is no {path}. To make it, {how}; then build again."
             )
         try:  # not results.read_json: that sets a broken file aside, and to read a report's numbers must move nothing
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -58,8 +59,8 @@ class Results:
                 raise ValueError(f"it holds a {type(content).__name__}, not an object")
         except ValueError as fault:
             raise MissingResult(
-                f"The result {name!r} cannot be read: {path} is no JSON object ({fault}). Restore it, or execute the "
-                "notebook that writes it (`make full KEEP=1`), then build again."
+                f"The result {name!r} cannot be read: {path} is no JSON object ({fault}). Restore it, or {how}; then "
+                "build again."
             ) from fault
         self.read[name] = content
         if name.startswith(TASKS):

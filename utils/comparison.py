@@ -43,7 +43,7 @@ def choose(
 
 
 def across_seeds(method: Method, data: Dataset, teachers: dict, *, build_model, title="", **options) -> list[Run]:
-    """A run for each seed, under the teacher (or tuple of teachers) of that seed; reported, so tested once."""
+    """A run for each seed, under the teacher (or tuple of teachers) of that seed."""
     return [
         train_and_evaluate(
             build_model,

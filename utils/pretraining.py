@@ -62,8 +62,9 @@ def find_start(build_model, source: str, *, size: int, images: int, epochs: int,
 
     Args:
         build_model: a function of `utils.models`.
-        source: "imagenet" takes Keras's download, else a file in data/weights/ whose name holds the architecture's,
-            else nothing, and says so. "standin" trains the base on drawn images, once. "random" is no pretraining.
+        source: "imagenet" takes Keras's download, else a file in data/weights/ whose name begins with the
+            architecture's, else nothing, and says so. "standin" trains the base on drawn images, once. "random" is no
+            pretraining.
         size: pixels of the images.
         images, epochs: of the pretext task.
         folder: where pretext weights are kept; the cache by default.

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-PACKAGES = ("tensorflow", "keras", "numpy", "scikit-learn", "scipy")
+PACKAGES = ("tensorflow", "keras", "numpy", "scikit-learn", "scipy", "scikit-image", "lime", "ai-edge-litert")
 
 
 def versions() -> dict:

@@ -41,8 +41,9 @@ class Method:
     def prepare_teacher(self, train, teacher, build_student):
         """The teacher to distil from: `teacher` itself, or one that is made from it.
 
-        `train(build_model, method, teacher=None, **options)` makes a recorded run on the same data with the same
-        seed, batch size and rate, without augmentation; `teacher` is a finished run or a model.
+        `train(build_model, method, teacher=None, **options)` makes a recorded run on the same data: in Task 1 as the
+        given teacher was trained (seed, epochs, batch size, rate, schedule), but without views; in Task 2 as this run
+        is, with its views. `teacher` is a finished run or a model.
         """
         return teacher
 
@@ -76,7 +77,7 @@ class Method:
         raise NotImplementedError
 
     def held_out_loss(self, batch: dict, outputs: dict, heads: dict):
-        """The loss on images that are not trained on, for the curves: other indices, and no epoch to speak of."""
+        """The loss on images that are not trained on, for the curves: other indices, and the last epoch's number."""
         return self.loss(batch, outputs, heads)
 
     def after_step(self, batch: dict, outputs: dict, student, heads: dict) -> None:
