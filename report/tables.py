@@ -251,6 +251,15 @@ def task2_frozen(stored: Results) -> str:
     return markdown(["network", "pretrained", "random", "difference [95%]", "the noise"], rows)
 
 
+def task2_temperature_verdict(stored: Results) -> str:
+    """Which temperatures differ from T = 4, as a sentence."""
+    against = {row["T"]: float(row["against 4"]["corrected"]) for row in stored.find("task2_temperatures/rows")
+               if "against 4" in row}  # fmt: skip
+    told = ", ".join(f"$T={t}$" for t, p in against.items() if p <= 0.05)
+    least = min(against.values())
+    return f"By AUC {told or 'no temperature'} can be told from $T=4$ (smallest p, corrected: {least:.2f})."
+
+
 def task2_temperature(stored: Results) -> str:
     """AUC at each temperature, and against T = 4."""
     rows = []
@@ -306,6 +315,7 @@ TABLES = {
         task2_frozen,
         task2_questions,
         task2_temperature,
+        task2_temperature_verdict,
         task2_counts,
         task2_latency,
         task2_shipped,
