@@ -287,7 +287,11 @@ def task2_shipped(stored: Results) -> str:
 
 def versions(stored: Results) -> str:
     """Python and the libraries that the stored results were made with, as a phrase."""
-    return ", ".join(f"{name} {version}" for name, version in stored.find("summary-task1/versions").items())
+    first, second = (stored.find(f"summary-{task}/versions") for task in ("task1", "task2"))
+    told = {name: f"{version} (Task 2)" for name, version in second.items()} | first
+    for name in first.keys() & second.keys():
+        told[name] = first[name] if first[name] == second[name] else f"{first[name]} (Task 1), {second[name]} (Task 2)"
+    return ", ".join(f"{name} {version}" for name, version in told.items())
 
 
 TABLES = {

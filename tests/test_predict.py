@@ -185,6 +185,7 @@ def test_a_model_that_is_missing_or_not_what_its_card_says_is_refused(folder, mo
         return said.err
 
     assert "no model" in refusal(tmp_path / "gone.tflite")
+    assert "is a folder" in refusal(".") and "is a folder" in refusal("/")
     assert "ridge-float32.tflite, ridge-int8.tflite" in refusal(folder)
     changed = tmp_path / model.name
     changed.write_bytes(model.read_bytes()[:-1] + b"!")

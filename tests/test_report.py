@@ -155,6 +155,13 @@ def test_a_benchmark_of_another_library_stops_the_build_with_its_name(stored):
         report_text(stored)
 
 
+def test_versions_that_differ_between_the_tasks_are_both_told(stored):
+    change(stored, "summary-task2", lambda content: content["versions"].update(numpy="1.0", lime="0.1"))
+    change(stored, "summary-task1", lambda content: content["versions"].update(numpy="2.0"))
+    told = TABLES["versions"](Results(stored))
+    assert "numpy 2.0 (Task 1), 1.0 (Task 2)" in told and "lime 0.1" in told and "keras 3" in told
+
+
 def test_the_report_is_built_without_loading_tensorflow():
     code = "import sys, report.build; print({'tensorflow', 'keras', 'torch'} & set(sys.modules))"
     run = subprocess.run(

@@ -259,7 +259,8 @@ def test_an_ensemble_is_kd_from_one_teacher_that_answers_for_all(learn, data):
         batch = {"label": tf.constant(data.test.labels), "teacher": {"members": members, "logits": one(images)}}
         ours, _ = KD(method.alpha, method.temperature).loss(batch, outputs, {})
         np.testing.assert_allclose(ours, method.loss(batch, outputs, {})[0], rtol=1e-5)
-    assert len({signals.weights_digest(one) for one in together}) == 3  # or they would share their cached answers
+    together.append(transfer._asked_as_one(teachers[::-1], methods[0]))
+    assert len({signals.weights_digest(one) for one in together}) == 4  # or they would share their cached answers
     run = learn(mhist_student, methods[0], teacher=teachers)
     assert run.record["teacher_weights"] == "+".join(teacher.record["weights_digest"] for teacher in teachers)
     assert run.record["config"]["method"] == "ensemble" and run.teacher == teachers
@@ -275,8 +276,10 @@ def test_bad_arguments_speak(learn):
     ):
         with pytest.raises(ValueError, match=wanted):
             learn(mhist_student, method, teacher=given)
-    with pytest.raises(ValueError, match="needs a teacher"):
+    with pytest.raises(ValueError, match=r"needs a teacher\. Pass a Run, or logits"):
         learn(mhist_student, KD())
+    with pytest.raises(ValueError, match=r"needs a teacher\. Pass a tuple of Runs"):
+        learn(mhist_student, Ensemble(), teacher=())
     with pytest.raises(ValueError, match="'choose' or 'report'"):
         learn(mhist_student, Scratch(), purpose="guess")
     with pytest.raises(ValueError, match="views and batch_size must be at least 1"):

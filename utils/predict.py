@@ -376,7 +376,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.explain and len(options.images) > MOST_EXPLAINED:
         parser.error(f"--explain draws {MOST_EXPLAINED} pictures at most; {len(options.images)} were given")
-    kept = (options.model, Path(options.model).with_name(CARD), *options.images)
+    kept = (options.model, Path(options.model).parent / CARD, *options.images)
     if options.explain and options.explain.resolve() in [Path(path).resolve() for path in kept]:
         parser.error(f"--explain: {options.explain} would be overwritten; name another PNG")
     if options.explain and not options.explain.absolute().parent.is_dir():

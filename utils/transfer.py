@@ -133,8 +133,9 @@ def transfer_learn(
     refuse_in_vain(method)
     if schedule.views < 1 or schedule.batch_size < 1 or min(schedule.initial_epochs, schedule.fine_tune_epochs) < 0:
         raise ValueError(f"{schedule}: views and batch_size must be at least 1, epochs 0 or more.")
-    if method.needs_teacher and teacher is None:
-        raise ValueError(f"The method {method.name!r} needs a teacher. Pass a Run, or logits for the training images.")
+    if method.needs_teacher and (teacher is None or (isinstance(teacher, tuple) and not teacher)):
+        wanted = "a tuple of Runs" if method.several_teachers else "a Run, or logits for the training images"
+        raise ValueError(f"The method {method.name!r} needs a teacher. Pass {wanted}.")
     members = teacher if isinstance(teacher, tuple) else (teacher,)
     if not (teacher is None or isinstance(teacher, np.ndarray) or all(isinstance(member, Run) for member in members)):
         given = type(teacher).__name__

@@ -45,7 +45,8 @@ class OneForAll(keras.layers.Layer):
     """Several teachers as one: images [B, H, W, C] -> the logits [B, classes] that `Ensemble` distils.
 
     The temperature (infinite for the mean of logits, the limit) is a weight, since cached answers are found by the
-    weights of who gave them, and at another temperature this teacher gives others.
+    weights of who gave them, and at another temperature this teacher gives others. At T = 1 its logits are not the
+    mean probability: what a record says of agreement and KL is against what was distilled.
     """
 
     def __init__(self, teachers: list[keras.Model], method: Ensemble):
