@@ -12,6 +12,7 @@ import pytest
 from benchmarks import polyps, segments, speed, transfer
 from utils.data import Split, load_mnist
 from utils.models import mnist_teacher
+from utils.settings import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +54,12 @@ def test_expected_hours_add_up():
     """By hand, at a second for each image and work: 1,849 × (14.4 × (25 + 20) + 9 × 10 + 72 × 25) seconds."""
     found = transfer.expected_hours({"teacher": 1.0, "asking": 1.0, "student": 1.0}, rate=transfer.T4_RATE / 10)
     assert found["this machine"] == pytest.approx(4_692_762 / 3600) and found["Colab T4"] == pytest.approx(130.3545)
+
+
+def test_the_stored_hours_are_those_of_the_stored_seconds():
+    stored = json.loads((ROOT / "figures/benchmark_transfer.json").read_text())["numbers"]
+    hours = transfer.expected_hours(stored["seconds per image"], stored["matrix product, operations a second"])
+    assert stored["expected hours on MHIST"] == pytest.approx(hours)
 
 
 def tiny(name, filters):
