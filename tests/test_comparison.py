@@ -14,7 +14,7 @@ from utils.runs import Run
 
 def made_up(accuracies, monkeypatch):
     def train(build_model, method, data, *, purpose, seed, **options):
-        assert purpose == "choose" and "test" not in options
+        assert purpose == "choose"
         return Run({"config": {}, "metrics": {"accuracy": accuracies[method.alpha]}}, None, None, None, None)
 
     monkeypatch.setattr(comparison, "train_and_evaluate", train)
@@ -164,3 +164,14 @@ def test_other_weights_are_measured_anew(tmp_path):
     split = Split(images, tiny_data().test.labels, subclasses=known)
     first, second = (comparison.subclass_alignment(teacher, split, folders["runs"]) for teacher in teachers)
     assert first["purity"] == 1.0 > second["purity"]
+
+
+def test_costs_are_in_those_of_the_reference_and_shares_in_percent():
+    runs = {"kd": made_up_runs([0.90, 0.91, 0.92]), "dear": made_up_runs([0.91, 0.92, 0.935])}
+    for run in runs["dear"]:
+        run.record["training_seconds"] = 3.0
+        run.record["metrics"] |= {"agreement": 0.9, "calibration_error": 0.02, "kl_to_teacher": 0.3}
+    table = comparison.compare(runs)
+    columns = ["cost", "agreement", "calibration error", "KL to teacher"]
+    assert table.loc["dear", columns].tolist() == pytest.approx([3.0, 90.0, 2.0, 0.3])
+    assert table.loc["kd", columns].tolist() == pytest.approx([1.0, 100.0, 0.0, 0.0])

@@ -325,3 +325,26 @@ def test_a_table_without_a_caption_stays_where_it_stands():
 def test_every_table_is_used():
     text = (build.HERE / "report.md").read_text() + (build.HERE / "readme.md").read_text()
     assert set(build.TABLE.findall(text)) == set(TABLES)
+
+
+def test_verdicts_name_the_side_of_kd_that_the_numbers_are_on(tmp_path):
+    def store(name, numbers):
+        content = {"run": "r", "profile": "full", "numbers": numbers}
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+
+    for task in ("task1", "task2"):
+        store(f"summary-{task}", {})
+    rows = [("kd", False, 0.0), ("dkd", False, 0.2), ("rkd", False, -0.3), ("crd", True, 0.4)]
+    store("task1_comparison", {"rows": [{"name": n, "tie": tie, "difference": d} for n, tie, d in rows]})
+    rows = [("DKD", 0.02, 0.01), ("RKD", -0.02, 0.04), ("CRD", 0.05, "nan")]
+    against = [{"name": n, "against KD": {"mean": mean, "corrected": p}} for n, mean, p in rows]
+    store("task2_methods", {"rows": [{"name": "KD"}, *against]})
+    against = [{"T": t, "against 4": {"corrected": p}} for t, p in ((1, 0.03), (16, 0.3))]
+    store("task2_temperatures", {"rows": [{"T": 4}, *against]})
+    told = {name: TABLES[name](Results(tmp_path)) for name in TABLES if "verdict" in name}
+    assert told == {
+        "task1_verdicts": "Better, with p-values corrected over the methods: `dkd`; worse: `rkd`; "
+        "not to be told from it: `crd`.",
+        "task2_verdicts": "Better than KD in AUC: DKD; worse: RKD; not to be told from it: CRD.",
+        "task2_temperature_verdict": "By AUC $T=1$ can be told from $T=4$ (smallest p, corrected: 0.03).",
+    }

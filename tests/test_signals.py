@@ -87,12 +87,16 @@ def test_a_layer_asked_for_later_is_kept_beside_the_logits_whatever_a_method_cal
 
 
 def test_an_interrupted_teacher_leaves_nothing_behind(split, tmp_path, monkeypatch):
+    there = []
+
     def interrupted(line):
+        there.extend(path.name for path in tmp_path.iterdir())
         raise KeyboardInterrupt
 
     monkeypatch.setattr(signals, "say", interrupted)
     with pytest.raises(KeyboardInterrupt):
         signals.teacher_signals(network(), split, folder=tmp_path)
+    assert there and all(name.startswith(".") for name in there)  # SIGKILL clears nothing up: no file that is trusted
     assert not list(tmp_path.iterdir())
 
 

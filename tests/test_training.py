@@ -376,6 +376,31 @@ def test_nothing_is_chosen_under_a_teacher_that_saw_the_validation_images(folder
         train(folders, KD(), teacher=teacher, purpose="choose")
 
 
+def test_a_grid_is_searched_on_validation_alone(folders):
+    teacher = train(folders, purpose="choose")
+    found = training.grid_search(
+        tiny_model, tiny_data(), teacher, alphas=(0.1, 0.9), temperatures=(1, 4), seeds=(5,), epochs=1,
+        batch_size=16, **folders,
+    )  # fmt: skip
+    assert list(found) == [(0.1, 1.0), (0.1, 4.0), (0.9, 1.0), (0.9, 4.0)]
+    for (alpha, t), (run,) in found.items():
+        config = run.record["config"]
+        assert run.record["evaluated_on"] == "validation" and config["purpose"] == "choose"
+        assert config["hyperparameters"] == {"alpha": alpha, "temperature": t}
+        assert (config["seed"], config["teacher"]) == (5, teacher.key)
+
+
+def test_a_record_belongs_to_the_code_that_made_it(folders, monkeypatch):
+    asked, version = [], results.code_version
+    monkeypatch.setattr(results, "code_version", lambda *things: asked.append(set(things)) or version(*things))
+    teacher = train(folders, epochs=1)
+    train(folders, KD(), teacher=teacher, epochs=1)
+    for method in (Scratch, KD):
+        assert any({method, tiny_model, fitting.train_once, Dataset} <= things for things in asked), method
+    monkeypatch.setattr(results, "code_version", lambda *things: "other code")
+    assert train(folders, epochs=1).key != teacher.key
+
+
 def test_code_that_comes_as_a_hyperparameter_counts_too():
     assert runs.code_parts(OnSubclasses(KD(), (0, 1))) == [KD] and runs.code_parts(KD()) == []
     assert runs.described(KD(0.3, 2.0)) == "KD(alpha=0.3, temperature=2.0)"
@@ -439,11 +464,11 @@ def test_a_method_may_have_the_teacher_look_at_another_picture(folders, monkeypa
     teacher = train(folders, seed=1)
     monkeypatch.setattr(fitting, "fit_distiller", spy)
     for sees in ("same", "clean", "other"):
-        train(folders, Sees(teacher_sees=sees), teacher=teacher, view=View(), epochs=2)
+        train(folders, Sees(teacher_sees=sees), teacher=teacher, view=View(), epochs=2, seed=3)
     data = tiny_data().all_train
     plain = signals.teacher_signals(teacher.model(), data, folder=None)["logits"]
     np.testing.assert_allclose(seen["clean"], np.repeat(plain, 2, axis=0), atol=1e-5)
-    views = signals.teacher_signals(teacher.model(), data, folder=None, view=View(), seed=0, epochs=2)["logits"]
+    views = signals.teacher_signals(teacher.model(), data, folder=None, view=View(), seed=3, epochs=2)["logits"]
     np.testing.assert_allclose(seen["same"], views, atol=1e-5)
     assert not np.allclose(seen["other"], views, atol=1e-3) and not np.allclose(seen["other"], seen["clean"], atol=1e-3)
 

@@ -125,6 +125,71 @@ def test_a_run_made_to_choose_never_reads_the_test_images(learn, data, monkeypat
     assert run.record["evaluated_on"] == "validation" and set(run.record["scores"]) == {"validation"}
 
 
+def test_the_threshold_comes_from_validation_and_decides_on_test(learn, data):
+    record = learn(mhist_student, Scratch()).record
+    scores = {name: np.array(found) for name, found in record["scores"].items()}
+    chosen = {name: binary.choose_threshold(getattr(data, name).labels, scores[name]) for name in scores}
+    assert record["threshold"] == chosen["validation"] != chosen["test"]
+    names = (*binary.MEASURES, "threshold")
+    expected = binary.binary_summary(data.test.labels, scores["test"], chosen["validation"])
+    assert {n: record["metrics"][n] for n in names} == pytest.approx({n: expected[n] for n in names})
+    held_out = binary.binary_summary(data.validation.labels, scores["validation"], 0.5)
+    assert record["validation_auc"][-1] == pytest.approx(held_out["auc"])
+
+
+def watched(learn, monkeypatch, look, **options):
+    """Trains a student while look(network, phase, batch) sees every batch; the optimizer's rate in each phase."""
+    rates, fit = {}, Network.fit
+
+    def seen(self, phase, batches, **given):
+        for batch in batches:
+            look(self, phase, batch)
+        history = fit(self, phase, batches, **given)
+        rates[phase] = float({"frozen": self.frozen, "whole": self.whole}[phase].optimizer.learning_rate)
+        return history
+
+    monkeypatch.setattr(Network, "fit", seen)
+    learn(mhist_student, KD(), **options)
+    return rates
+
+
+def test_both_phases_show_teacher_and_student_one_picture_and_the_second_has_a_tenth_of_the_rate(
+    learn, data, monkeypatch
+):
+    teacher, epochs = learn(mhist_teacher, Scratch()), set()
+    model = teacher.model()
+
+    def look(network, phase, batch):
+        index, epoch = batch["index"].numpy(), int(batch["epoch"])
+        images = pipeline.to_float(data.train.images[index])
+        images = pipeline.augment(images, index, view=StainView(), seed=3, epoch=epoch % 2, size=36)
+        shown = network.base(images) if phase == "frozen" else images
+        np.testing.assert_allclose(batch["image"], shown, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(batch["teacher"]["logits"], model(images, training=False), rtol=1e-4, atol=1e-5)
+        epochs.add((phase, epoch))
+
+    rates = watched(learn, monkeypatch, look, teacher=teacher, seed=3)
+    assert rates == pytest.approx({"frozen": 1e-3, "whole": 1e-4})
+    assert epochs == {("frozen", 0), ("frozen", 1), ("whole", 2), ("whole", 3)}
+
+
+def test_logits_in_place_of_a_teacher_stay_with_their_images(learn, monkeypatch):
+    logits = np.random.default_rng(0).normal(size=(36, 2)).astype(np.float32)
+
+    def look(network, phase, batch):
+        np.testing.assert_array_equal(batch["teacher"]["logits"], logits[batch["index"].numpy()])
+
+    assert set(watched(learn, monkeypatch, look, teacher=logits)) == {"frozen", "whole"}
+
+
+def test_a_record_belongs_to_the_code_that_made_it(learn, monkeypatch):
+    asked, version = [], transfer.results.code_version
+    monkeypatch.setattr(transfer.results, "code_version", lambda *things: asked.append(set(things)) or version(*things))
+    learn(mhist_student, Scratch())
+    made_by = {transfer._start_weights.__wrapped__, phases.train_in_phases, transfer.measure, Network}
+    assert any(made_by | {Scratch, Steered, mhist_student, Dataset} <= things for things in asked)
+
+
 def test_the_student_alone_and_any_kd_share_one_traced_step(learn, monkeypatch):
     transfer._network.cache_clear()
     traced, loss = [], Steered.loss

@@ -179,6 +179,29 @@ def test_images_are_decoded_once_and_again_if_anything_changes(folder, monkeypat
     assert load(folder).digest != first
 
 
+def test_images_follow_their_labels_when_only_the_annotations_change(folder):
+    load(folder)
+    first, *others, last = lines()
+    write_lines(folder, [first.replace("train", "test"), *others, last.replace("test", "train")])
+    data, votes = load(folder), TRAIN_VOTES + TEST_VOTES
+    for split in (data.train, data.validation, data.test):  # a picture's red is its place in the list
+        assert [votes[red] for red in split.images[:, 0, 0, 0]] == split.subclasses.tolist()
+    assert sorted(data.test.images[:, 0, 0, 0].tolist()) == [0, 64, 65, 66, 67, 68]
+
+
+def test_validation_has_its_share_of_every_number_of_votes():
+    rows = [
+        mhist.Row(f"{part}{votes}{i:03}.png", votes, part)
+        for part, counts in mhist.PUBLISHED.items()
+        for votes, count in enumerate(counts)
+        for i in range(count)
+    ]
+    ordered, second, third = mhist._in_order(rows)
+    assert (third - second, third) == (326, 2175)
+    found = np.bincount([row.votes for row in ordered[second:third]], minlength=8)
+    assert np.abs(found - np.array(mhist.PUBLISHED["train"]) * 326 / 2175).max() < 1
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

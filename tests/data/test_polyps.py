@@ -92,6 +92,8 @@ def test_the_dataset_has_mhists_schema_and_is_kept(tmp_path, monkeypatch):
     assert len(data.validation) == 18 and len(data.all_train) == 120 and len(data.test) == 30
     for split in (data.train, data.validation, data.test):
         np.testing.assert_array_equal(split.labels, split.subclasses >= 4)
+    whole, held_out = (np.bincount(split.subclasses, minlength=8) for split in (data.all_train, data.validation))
+    assert np.abs(held_out - whole * 18 / 120).max() < 1  # stratified by votes
     monkeypatch.setattr(polyps, "_drawn", lambda *a: pytest.fail("drawn again"))
     assert polyps.load_polyps_standin(120, 30, size=32, cache=tmp_path).digest == data.digest
 

@@ -174,3 +174,29 @@ def test_the_deployed_student_carries_its_head_and_the_regressor_is_left_behind(
     student.save(tmp_path / "student.keras")
     image = tf.random.stateless_uniform([2, 28, 28, 1], [0, 0])
     np.testing.assert_allclose(keras.models.load_model(tmp_path / "student.keras")(image), student(image), atol=1e-6)
+
+
+def test_a_class_that_an_epoch_lacks_keeps_its_context():
+    method = CID(context_after=1)
+    student, heads, batch, outputs = example(method)
+    head, contexts, means = student.get_layer("intervention"), [], []
+    for epoch, labels in enumerate((LABELS, [2, 2, 2, 2], LABELS)):
+        outputs["feature"] += 1.0
+        means.append(tf.reduce_mean(outputs["feature"], axis=0))
+        given = batch | {"label": tf.constant(labels, tf.int32), "epoch": tf.constant(epoch, tf.int64)}
+        method.after_step(given, outputs, student, heads)
+        contexts.append(head.context.numpy())
+    assert contexts[1][:2].all() and not contexts[1][2].any()
+    np.testing.assert_array_equal(contexts[2][:2], contexts[1][:2])
+    np.testing.assert_allclose(contexts[2][2], means[1], rtol=1e-5)
+
+
+def test_the_belief_that_weighs_the_contexts_gets_no_gradient():
+    layer = Intervention(4.0)
+    features, logits = tf.constant([[1.0, 2.0]]), tf.constant([[0.0, 4.0, 1.0]])
+    layer([features, logits])
+    layer.context.assign([[1.0, 0.0], [0.0, 5.0], [2.0, 0.0]])
+    layer.kernel.assign([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0]])
+    layer.ready.assign(1.0)
+    to_features, to_logits = gradient(lambda f, z: tf.reduce_sum(layer([f, z])[:, 0]), features, logits)
+    assert np.abs(to_features).max() > 0 and np.abs(to_logits).max() == 0

@@ -170,3 +170,19 @@ def test_the_mnist_heads_have_the_sizes_the_assignments_layers_give():
     heads = CRD().make_heads(mnist_student(), Sizes(images=3, teacher={"logits": (10,), "feature": (128,)}))
     assert (heads["teacher"].count_params(), heads["student"].count_params()) == (16_512, 100_480)
     assert heads["memory"].student.shape == heads["memory"].teacher.shape == (3, 128)
+
+
+def test_each_batch_draws_its_negatives_anew(monkeypatch):
+    method, drawn, draw = CRD(width=4, negatives=5), [], tf.random.stateless_uniform
+    student, heads, batch, outputs = example(method, images=40)
+
+    def noted(*given, **named):
+        drawn.append(draw(*given, **named))
+        return drawn[-1]
+
+    monkeypatch.setattr(tf.random, "stateless_uniform", noted)
+    for _ in range(2):
+        method.loss(batch, outputs, heads)
+        method.after_step(batch, outputs, student, heads)
+    first, second = drawn
+    assert not np.array_equal(first, second)

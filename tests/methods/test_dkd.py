@@ -50,3 +50,6 @@ def test_a_teacher_that_is_certain_leaves_finite_gradients():
     z_t, z_s = tf.constant([[200.0, 0.0, -50.0], [0.0, 0.0, 300.0]]), tf.constant([[-90.0, 80.0, 0.0], [0.0, 5.0, 1.0]])
     (found,) = gradient(lambda z: loss(DKD(temperature=1.0), LABELS, z_t, z)[0], z_s)
     assert finite(found) and np.abs(found).max() > 0
+    target, others = decoupled_terms(LABELS, z_t, z_s, 1.0)
+    np.testing.assert_allclose(target, [170.0, 4.0247449], rtol=1e-5)
+    np.testing.assert_allclose(others, [0.0, 1.8135682], rtol=1e-5, atol=1e-5)  # the others still have an order
