@@ -89,8 +89,8 @@ class ContextMemory(keras.layers.Layer):
 
 @dataclass(frozen=True, kw_only=True)
 class CID(FeatureMethod):
-    """In the first `context_after` epochs KL + sample_weight · L_s + class_weight · L_c, without labels; from then on
-    also CE, of an interventional head that is deployed with the student. KL and CE are weighed by `weight`.
+    """In the first `context_after` epochs KL + sample_weight · L_s + class_weight · L_c, where labels only group
+    images; then also CE, of an interventional head that is deployed with the student. `weight` is that of KL and CE.
 
     The context used in an epoch is that of the one before; it is exchanged after the epoch's first step. The weights
     are per pair of networks in the authors' code; these, and the two epochs, are ours.
