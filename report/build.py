@@ -172,6 +172,33 @@ def draw_figures(body: str, stored: Results, folder: Path) -> str:
     return body
 
 
+# For LaTeX: signs of the text that pdfLaTeX does not know (XeLaTeX and LuaLaTeX do); and tables without a caption leave
+# the counter as it was, which some versions of longtable do not.
+LATEX_HEADER = (
+    "\\ifPDFTeX"
+    + "".join(
+        f"\\DeclareUnicodeCharacter{{{ord(sign):04X}}}{{\\ensuremath{{{command}}}}}"
+        for sign, command in {"−": "-", "Σ": "\\Sigma", "∞": "\\infty", "≥": "\\ge"}.items()
+    )
+    + (
+        "\\fi\n\\newcommand{\\restoretables}{\\setcounter{table}{\\tablesbefore}}\n"
+        "\\newcommand{\\uncounted}{\\xdef\\tablesbefore{\\arabic{table}}\\aftergroup\\restoretables}"
+    )
+)
+
+
+def latex(title: str, authors: str, abstract: str, terms: str, main: str) -> str:
+    """The report's text as a LaTeX document."""
+    front = "".join(f"{name}: |\n  {text}\n" for name, text in
+                    (("title", title), ("author", authors), ("abstract", abstract)))  # fmt: skip
+    options = ("documentclass=IEEEtran", "classoption=onecolumn", f"header-includes={LATEX_HEADER}")
+    text = pypandoc.convert_text(
+        f"---\n{front}---\n\n**Index terms:** {terms}\n\n{main}", "latex", format="markdown",
+        extra_args=["--standalone", *(f"--variable={option}" for option in options)],
+    )  # fmt: skip
+    return text.replace("{\\def\\LTcaptype{none}", "{\\uncounted\\def\\LTcaptype{none}")
+
+
 def build_report(figures: Path, folder: Path) -> Path:
     """Writes report.md, .typ, .tex and .pdf to `folder`; the PDF's path. Nothing is written if a result is missing."""
     stored = Results(figures)
@@ -199,11 +226,7 @@ def build_report(figures: Path, folder: Path) -> Path:
     for name, content in {
         "report.typ": page,
         "report.md": f"# {title}\n\n{authors}\n\n**Abstract.** {abstract}\n\n**Index terms:** {terms}\n\n{main}",
-        "report.tex": pypandoc.convert_text(
-            main, "latex", format="markdown",
-            extra_args=["--standalone", "-V", "documentclass=IEEEtran", "-V", "classoption=onecolumn", "-M",
-                        f"title={title}", "-M", f"author={authors}", "-M", f"abstract={abstract}"],
-        ),
+        "report.tex": latex(title, authors, abstract, terms, main),
     }.items():  # fmt: skip
         with results.whole_file(work / name) as temporary:
             temporary.write_text(content, encoding="utf-8")

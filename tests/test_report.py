@@ -195,7 +195,10 @@ def test_the_report_is_typeset(stored, tmp_path):
     for name in ("report.md", "report.tex", "report.typ"):
         text = (page.parent / name).read_text()
         assert not re.search(r"\{\{(if |\w+: |[\w-]+/)|\[@", text), name
-    pictures = re.findall(r"\{(figures/\w+\.png)\}", (page.parent / "report.tex").read_text())
+    text = (page.parent / "report.tex").read_text()
+    assert text.count(r"{\uncounted\def\LTcaptype") == text.count(r"\def\LTcaptype") > 0  # or Table I would be II
+    assert r"small \emph{student}" in text.replace("\n", " ") and "*student*" not in text  # the abstract is typeset too
+    pictures = re.findall(r"\{(figures/\w+\.png)\}", text)
     assert len(pictures) > 20 and all((page.parent / picture).is_file() for picture in pictures)
     drawn = re.findall(r'image\("(figures/[^"]+)"', page.read_text())
     assert len(drawn) > 20 and sum(name.endswith(".svg") for name in drawn) >= len(drawn) - 2
