@@ -172,8 +172,8 @@ def draw_figures(body: str, stored: Results, folder: Path) -> str:
     return body
 
 
-# For LaTeX: signs of the text that pdfLaTeX does not know (XeLaTeX and LuaLaTeX do); and tables without a caption leave
-# the counter as it was, which some versions of longtable do not.
+# For LaTeX: signs of the text that pdfLaTeX does not know (XeLaTeX and LuaLaTeX do); long lines of code are broken; and
+# tables without a caption leave the counter as it was, which some versions of longtable do not.
 LATEX_HEADER = (
     "\\ifPDFTeX"
     + "".join(
@@ -181,7 +181,8 @@ LATEX_HEADER = (
         for sign, command in {"−": "-", "Σ": "\\Sigma", "∞": "\\infty", "≥": "\\ge"}.items()
     )
     + (
-        "\\fi\n\\newcommand{\\restoretables}{\\setcounter{table}{\\tablesbefore}}\n"
+        "\\fi\n\\IfFileExists{fvextra.sty}{\\usepackage{fvextra}\\fvset{breaklines}}{}\n"
+        "\\newcommand{\\restoretables}{\\setcounter{table}{\\tablesbefore}}\n"
         "\\newcommand{\\uncounted}{\\xdef\\tablesbefore{\\arabic{table}}\\aftergroup\\restoretables}"
     )
 )
