@@ -172,19 +172,20 @@ def draw_figures(body: str, stored: Results, folder: Path) -> str:
     return body
 
 
-# For LaTeX: signs of the text that pdfLaTeX does not know (XeLaTeX and LuaLaTeX do); long lines of code are broken; and
-# tables without a caption leave the counter as it was, which some versions of longtable do not.
+# Signs of the text that pdfLaTeX does not know (XeLaTeX and LuaLaTeX do).
+SIGNS = {"−": "-", "Σ": r"\Sigma", "∞": r"\infty", "≥": r"\ge"}
+DECLARED = "".join(
+    rf"\DeclareUnicodeCharacter{{{ord(sign):04X}}}{{\ensuremath{{{tex}}}}}" for sign, tex in SIGNS.items()
+)
+# Long lines of code are broken; and tables without a caption leave the counter as it was, which some versions of
+# longtable do not.
 LATEX_HEADER = (
-    "\\ifPDFTeX"
-    + "".join(
-        f"\\DeclareUnicodeCharacter{{{ord(sign):04X}}}{{\\ensuremath{{{command}}}}}"
-        for sign, command in {"−": "-", "Σ": "\\Sigma", "∞": "\\infty", "≥": "\\ge"}.items()
-    )
-    + (
-        "\\fi\n\\IfFileExists{fvextra.sty}{\\usepackage{fvextra}\\fvset{breaklines}}{}\n"
-        "\\newcommand{\\restoretables}{\\setcounter{table}{\\tablesbefore}}\n"
-        "\\newcommand{\\uncounted}{\\xdef\\tablesbefore{\\arabic{table}}\\aftergroup\\restoretables}"
-    )
+    rf"\ifPDFTeX{DECLARED}\fi"
+    + r"""
+\IfFileExists{fvextra.sty}{\usepackage{fvextra}\fvset{breaklines}}{}
+\newcommand{\restoretables}{\setcounter{table}{\tablesbefore}}
+\newcommand{\uncounted}{\xdef\tablesbefore{\arabic{table}}\aftergroup\restoretables}
+"""
 )
 
 

@@ -47,8 +47,9 @@ class Results:
         if name in self.read:
             return self.read[name]
         path = self.folder / f"{name}.json"
-        measured = name.startswith(BENCHMARKS)
-        how = "measure (`make bench`)" if measured else "execute the notebook that writes it (`make full KEEP=1`)"
+        how = "execute the notebook that writes it (`make full KEEP=1`)"
+        if name.startswith(BENCHMARKS):
+            how = "measure (`make bench`)"
         if not path.is_file():
             raise MissingResult(
                 f"The result {name!r} is missing: there is no {path}. To make it, {how}; then build again."

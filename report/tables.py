@@ -289,10 +289,14 @@ def task2_shipped(stored: Results) -> str:
 def versions(stored: Results) -> str:
     """Python and the libraries that the stored results were made with, as a phrase."""
     first, second = (stored.find(f"summary-{task}/versions") for task in ("task1", "task2"))
-    told = {name: f"{version} (Task 2)" for name, version in second.items()} | first
-    for name in first.keys() & second.keys():
-        told[name] = first[name] if first[name] == second[name] else f"{first[name]} (Task 1), {second[name]} (Task 2)"
-    return ", ".join(f"{name} {version}" for name, version in told.items())
+
+    def told(name: str) -> str:
+        one, other = first.get(name), second.get(name)
+        if other in (one, None):
+            return f"{name} {one}"
+        return f"{name} {one} (Task 1), {other} (Task 2)" if one else f"{name} {other} (Task 2)"
+
+    return ", ".join(map(told, first | second))
 
 
 TABLES = {

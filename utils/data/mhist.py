@@ -98,7 +98,7 @@ def _fail(faults: dict[str, list[str]]) -> None:
             lines.append(f"{kind}: {', '.join(map(str, offenders[:SHOWN]))}{more}")
     if lines:
         raise MhistError(
-            "This is not MHIST. " + "; ".join(lines) + ". Unpack the download afresh: annotations.csv "
+            "The folder does not hold MHIST. " + "; ".join(lines) + ". Unpack the download afresh: annotations.csv "
             "and images.zip, as they were given out, and nothing else is needed."
         )
 
