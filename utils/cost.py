@@ -49,26 +49,31 @@ def count_parameters(model: keras.Model) -> int:
 def count_flops(model: keras.Model, batch_size: int = 1) -> int:
     """FLOPs of one forward pass in inference mode over `batch_size` >= 1 images, by TensorFlow's profiler.
 
-    The profiler reads a graph whose weights are frozen to constants and whose shapes are all known; it runs nothing.
-    It would silently skip whatever hides in a function call inside the graph (Keras computes grouped convolutions so),
-    so that is an error.
+    The profiler reads a graph whose shapes are all known; it runs nothing. It would silently skip whatever hides in a
+    function call inside the graph: most calls can be written out, and one that cannot (Keras computes grouped
+    convolutions so) is an error.
     """
     _check_model(model)
     _check_batch_size(batch_size)
     inputs = [tf.TensorSpec((batch_size, *tensor.shape[1:]), tensor.dtype) for tensor in model.inputs]
     inference = tf.function(lambda *images: _infer(model, images)).get_concrete_function(*inputs)
-    frozen, _ = convert_variables_to_constants_v2_as_graph(inference)
-    hidden = [op.name for op in frozen.graph.get_operations() if op.type.endswith("PartitionedCall")]
-    if hidden:
+    graph = inference.graph
+    if _function_calls(graph):  # written out on the way to constant weights, which takes several times as long
+        graph = convert_variables_to_constants_v2_as_graph(inference)[0].graph
+    if hidden := _function_calls(graph):
         raise ValueError(
             f"The profiler cannot look into the function call {hidden[0]!r} of the model {model.name!r}, so its count "
             "would be too low. A Conv2D with groups > 1 does this; count_multiply_adds handles it."
         )
     with _without_tensorflow_warnings():
         profile = tf.compat.v1.profiler.profile(
-            graph=frozen.graph, run_meta=tf.compat.v1.RunMetadata(), cmd="scope", options=_quiet_float_operation()
+            graph=graph, run_meta=tf.compat.v1.RunMetadata(), cmd="scope", options=_quiet_float_operation()
         )
     return profile.total_float_ops
+
+
+def _function_calls(graph: tf.Graph) -> list[str]:
+    return [op.name for op in graph.get_operations() if op.type.endswith("PartitionedCall")]
 
 
 def count_flops_keras_flops(model: keras.Model, batch_size: int = 1) -> int:

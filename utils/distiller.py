@@ -49,6 +49,17 @@ class StopOnFailure(keras.callbacks.Callback):
             )
 
 
+class OptimizerFirst(keras.callbacks.Callback):
+    """Makes the optimizer's variables before the first step is traced: TensorFlow traces a step twice if it makes any.
+
+    A callback of each run, and no part of the Distiller, since a recorded run belongs to the code that trained it.
+    """
+
+    def on_train_begin(self, logs=None):
+        distiller = self.model
+        distiller.optimizer.build(distiller.method.trained_variables(distiller.student, distiller.heads))
+
+
 class Distiller(keras.Model):
     """Trains `student` under `method`; `teacher` may be None where batches carry its signals.
 

@@ -7,6 +7,7 @@ import sys
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import keras
@@ -57,6 +58,11 @@ def free_networks() -> None:
     would leave tens of megabytes of every run lying for hundreds of runs.
     """
     gc.collect()
+
+
+# What is imported by now stays for the life of the process, most of it TensorFlow: the collector need not walk through
+# it before each run, which takes longer than many a run of the quick profile trains for one epoch.
+gc.freeze()
 
 
 def described(value):
@@ -120,11 +126,17 @@ def teacher_weights(teacher) -> str | None:
     return teacher.record["weights_digest"] if isinstance(teacher, Run) else signals.weights_digest(teacher)
 
 
+@lru_cache(maxsize=5)
+def _asked(teacher: Run) -> keras.Model:
+    """A teacher's network, to be asked only: its students share it."""
+    return teacher.model()
+
+
 def model_of(teacher):
-    """The teacher's model, or a tuple of models."""
+    """The teacher's model, or a tuple of models: to be asked, never to be trained."""
     if isinstance(teacher, tuple):
         return tuple(model_of(member) for member in teacher)
-    return teacher.model() if isinstance(teacher, Run) else teacher
+    return _asked(teacher) if isinstance(teacher, Run) else teacher
 
 
 def weights_path(cache: Path, config: dict) -> Path:

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from utils import results
 from utils.data import Dataset, pipeline
-from utils.distiller import TrainingFailed
+from utils.distiller import OptimizerFirst, TrainingFailed
 from utils.fitting import measure, splits, train_once
 from utils.methods import KD, Method
 from utils.methods.skd import refuse_in_vain
@@ -187,7 +187,7 @@ def train_and_evaluate(
         try:
             model, measured = train_once(
                 build_model, method, data, teacher_model, purpose=purpose, signal_folder=cache / "signals",
-                callbacks=[bar, *callbacks], **options,
+                callbacks=[OptimizerFirst(), bar, *callbacks], **options,
             )  # fmt: skip
         except TrainingFailed as failure:
             results.save_failure(runs, config, content | {"reason": str(failure)})

@@ -10,7 +10,7 @@ import numpy as np
 from utils import binary, results, signals
 from utils.data import Dataset
 from utils.data.views import StainView
-from utils.distiller import TrainingFailed, signal_shapes
+from utils.distiller import OptimizerFirst, TrainingFailed, signal_shapes
 from utils.methods import KD, Ensemble, Method, Sizes
 from utils.methods.ensemble import OneForAll
 from utils.methods.skd import refuse_in_vain
@@ -250,7 +250,8 @@ def transfer_learn(
         try:
             measured = train_in_phases(
                 network, begin, data, teacher_model if method.needs_teacher else None, steered=steered, seed=seed,
-                schedule=schedule, rate=rate, view=view, folder=cache / "signals", callbacks=[bar],
+                schedule=schedule, rate=rate, view=view, folder=cache / "signals",
+                callbacks=[OptimizerFirst(), bar],
             )  # fmt: skip
             measured |= measure(network, data, purpose, teacher_model, cache / "signals")
         except TrainingFailed as failure:
