@@ -35,7 +35,9 @@ full: environment ## the same in the full profile (hours, but for what is record
 
 # The notebooks are tested on runs of their own: an earlier run's records would hide a training that is broken.
 # As in utils/notebooks.py, a progress bar and what C++ code writes are no output of a cell. Two workers, since most of
-# the time goes into tracing networks, which keeps one core busy: files, and notebooks, stay whole.
+# the time goes into tracing networks, which keeps one core busy, and one thread for each, since more would only wait for
+# each other: files, and notebooks, stay whole.
+test: export TF_NUM_INTRAOP_THREADS = 1
 test: environment ## unit tests, then every cell of both notebooks in the quick profile
 	$(VENV_PYTHON) -m pytest -n 2 --dist loadfile
 	@rm -rf build/test && mkdir -p build/test/ipython/profile_default

@@ -7,7 +7,7 @@ from utils import settings
 
 def test_the_profiles_differ_in_seeds_and_folders():
     full, quick = (settings.read({"KD_PROFILE": name}) for name in ("full", "quick"))
-    assert full.seeds == (0, 1, 2, 3, 4) and len(quick.seeds) == 3
+    assert full.seeds == (0, 1, 2, 3, 4) and len(quick.seeds) == 2
     assert full.figures == settings.ROOT / "figures" and quick.figures == settings.ROOT / "figures" / "quick"
     assert full.cache != quick.cache and full.runs != quick.runs
 

@@ -127,8 +127,8 @@ def teacher_weights(teacher) -> str | None:
 
 
 @lru_cache(maxsize=5)
-def _asked(teacher: Run) -> keras.Model:
-    """A teacher's network, to be asked only: its students share it."""
+def _asked(teacher: Run, weights: str) -> keras.Model:
+    """A teacher's network with the weights of this digest, to be asked only: its students share it."""
     return teacher.model()
 
 
@@ -136,7 +136,7 @@ def model_of(teacher):
     """The teacher's model, or a tuple of models: to be asked, never to be trained."""
     if isinstance(teacher, tuple):
         return tuple(model_of(member) for member in teacher)
-    return _asked(teacher) if isinstance(teacher, Run) else teacher
+    return _asked(teacher, teacher.record["weights_digest"]) if isinstance(teacher, Run) else teacher
 
 
 def weights_path(cache: Path, config: dict) -> Path:

@@ -43,7 +43,7 @@ def read(environment=os.environ) -> Settings:
         figures = figures / "quick"
     return Settings(
         profile=profile,
-        seeds=(0, 1, 2, 3, 4) if profile == "full" else (0, 1, 2),
+        seeds=(0, 1, 2, 3, 4) if profile == "full" else (0, 1),
         data=Path(environment.get("KD_DATA") or ROOT / "data"),
         figures=figures,
         runs=figures / "runs",

@@ -41,7 +41,7 @@ def _signal_shapes(teacher, method) -> tuple:
     return tuple(signal_shapes(teacher, method.teacher_taps).items()) if taught else (("logits", (2,)),)
 
 
-@lru_cache(maxsize=3)
+@lru_cache(maxsize=6)  # a teacher's and a student's, and what four methods made of them
 def _network(build_model, method, classes, size, images, shapes) -> Network:
     return Network(build_model, method, classes, size, Sizes(images=images, teacher=dict(shapes)))
 
