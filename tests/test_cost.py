@@ -210,6 +210,13 @@ def test_multiply_adds_of_grouped_convolutions_where_the_profiler_sees_nothing()
         cost.count_flops(model)
 
 
+def test_a_function_call_that_can_be_written_out_is_counted_like_what_it_calls():
+    network = small_network()
+    image = keras.Input((9, 8, 3))
+    called = keras.Model(image, layers.Lambda(tf.function(lambda x: network(x, training=False)))(image))
+    assert cost.count_flops(called) == cost.count_flops(network)
+
+
 def test_models_with_two_inputs():
     left, right = keras.Input((3,)), keras.Input((4,))
     model = keras.Model([left, right], [layers.Dense(2)(left), layers.Dense(2)(right)])

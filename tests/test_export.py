@@ -6,6 +6,7 @@ import json
 import keras
 import numpy as np
 import pytest
+from ai_edge_litert.interpreter import Interpreter
 from PIL import Image
 
 from utils import export, results
@@ -56,6 +57,16 @@ def shipped(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("shipped")
     origin = {"method": "kd"}
     return folder, export.export_student(student(), folder, data, preparation="exact", rounds=3, origin=origin)
+
+
+def test_a_file_says_by_name_what_goes_in_and_takes_any_number_of_images():
+    content = export.to_litert(student(), ("float32",))["float32"]
+    interpreter = Interpreter(model_content=content)
+    assert interpreter.get_signature_list() == {"serving_default": {"inputs": ["image"], "outputs": ["output_0"]}}
+    for number in (1, 5):
+        images = np.random.default_rng(number).random((number, 9, 8, 1), np.float32)
+        said = interpreter.get_signature_runner()(image=images)["output_0"]
+        np.testing.assert_allclose(said, student()(images), atol=1e-4)
 
 
 def test_three_files_and_a_card_with_their_digests(shipped, data):

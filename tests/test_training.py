@@ -218,6 +218,38 @@ def test_a_student_of_a_teacher_with_other_weights_is_trained_again(folders, cap
     assert same(weights_of(student), weights_of(again))
 
 
+TRACED = []
+
+
+@dataclass(frozen=True)
+class Noting(KD):
+    """KD that notes each time its loss is traced."""
+
+    name = "noting"
+
+    def loss(self, batch, outputs, heads):
+        TRACED.append(self)
+        return super().loss(batch, outputs, heads)
+
+
+def test_a_step_is_traced_once_whatever_the_last_batch(folders):
+    TRACED.clear()
+    train(folders, Noting(), teacher=train(folders, seed=1))
+    assert len(TRACED) == 1  # two, if the step had to make the optimizer's variables
+
+
+def test_students_share_their_teachers_network_as_long_as_it_has_the_same_weights(folders):
+    teacher = train(folders, seed=1)
+    asked = runs.model_of(teacher)
+    assert runs.model_of((teacher, teacher)) == (asked, asked)
+    teacher.record["weights_digest"] = "others"
+    assert runs.model_of(teacher) is not asked
+
+
+def test_the_collector_passes_over_what_is_imported():
+    assert gc.get_freeze_count() > 100_000
+
+
 def test_weights_that_are_gone_or_damaged_are_made_again(folders, capsys):
     run = train(folders, seed=1)
     before = weights_of(run)
