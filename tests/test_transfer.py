@@ -79,6 +79,13 @@ def learn(tmp_path, data):
     return go
 
 
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("teacher")
+    options = {"starts": STARTS, "schedule": SCHEDULE, "runs": folder / "runs", "cache": folder / "cache"}
+    return transfer.transfer_learn(mhist_teacher, Scratch(), data, **options)
+
+
 def test_a_run_is_recorded_and_found_again(learn, monkeypatch):
     teacher = learn(mhist_teacher, Scratch())
     run = learn(mhist_student, KD(), teacher=teacher, seed=3)
@@ -304,10 +311,10 @@ def test_votes_as_soft_labels(learn, data):
     ],
     ids=lambda method: method.name,
 )
-def test_methods_with_teachers_and_heads_of_their_own(method, learn, monkeypatch):
+def test_methods_with_teachers_and_heads_of_their_own(method, learn, teacher, monkeypatch):
     for build in (mhist_teacher, mhist_student, mhist_assistant):
         monkeypatch.setattr(models, build.__name__, build)
-    run = learn(mhist_student, method, teacher=learn(mhist_teacher, Scratch()))
+    run = learn(mhist_student, method, teacher=teacher)
     assert np.isfinite(run.record["metrics"]["auc"])
     logits = run.model()(pipeline.to_float(np.zeros((1, SIZE, SIZE, 3), np.uint8)))
     assert logits.shape == (1, 2)

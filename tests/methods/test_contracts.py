@@ -140,14 +140,16 @@ def train(method, data, folders, **options):
     return training.train_and_evaluate(options.pop("build", network), method, data, **options, **folders)
 
 
-def teachers_for(name, data, folders):
-    runs = [train(Scratch(), data, folders, build=teacher_network, seed=seed) for seed in (1, 2)]
-    return tuple(runs) if name == "ensemble" else runs[0]
+@pytest.fixture(scope="module")
+def teachers(tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("teachers")
+    folders = {"runs": folder / "runs", "cache": folder / "cache"}
+    return tuple(train(Scratch(), data, folders, build=teacher_network, seed=seed) for seed in (1, 2))
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_it_trains_through_the_same_door_and_is_found_again(name, data, folders, monkeypatch):
-    teacher = teachers_for(name, data, folders)
+def test_it_trains_through_the_same_door_and_is_found_again(name, data, folders, teachers, monkeypatch):
+    teacher = teachers if name == "ensemble" else teachers[0]
     run = train(make(name), data, folders, teacher=teacher, view=View(0.5, 5, 0))
     assert set(run.record["history"]) == {"loss", "accuracy", *make(name).terms}
     assert np.isfinite(run.record["history"]["loss"]).all() and 0 <= run.accuracy <= 1
@@ -266,7 +268,7 @@ def test_one_file_for_each_method_with_its_paper():
         assert inspect.getdoc(method)
 
 
-def test_a_seventeenth_method_is_one_file_and_one_line(data, folders, tmp_path, monkeypatch):
+def test_a_seventeenth_method_is_one_file_and_one_line(data, folders, teachers, tmp_path, monkeypatch):
     readme = (Path(package.__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     (code,) = re.findall(r'```python\n(""".*?)```', readme, re.DOTALL)
     assert len(code.splitlines()) < 30
@@ -274,6 +276,6 @@ def test_a_seventeenth_method_is_one_file_and_one_line(data, folders, tmp_path, 
     monkeypatch.syspath_prepend(tmp_path)
     module = importlib.import_module("matching_from_the_readme")
     monkeypatch.setitem(METHODS, "matching", module.Matching)
-    run = train(METHODS["matching"](), data, folders, teacher=teachers_for("matching", data, folders))
+    run = train(METHODS["matching"](), data, folders, teacher=teachers[0])
     assert set(run.record["history"]) == {"loss", "accuracy", "cross_entropy", "matching"}
     assert run.record["config"]["method"] == "matching"
