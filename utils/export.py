@@ -59,6 +59,7 @@ def to_litert(model: keras.Model, formats=FORMATS, calibration: np.ndarray | Non
 
 
 def _convert(frozen, name: str, calibration: np.ndarray | None) -> bytes:
+    # With any module, or else the file has no signature, by which others call it.
     converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen], tf.Module())
     if name != "float32":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]

@@ -60,8 +60,8 @@ def free_networks() -> None:
     gc.collect()
 
 
-# What is imported by now stays for the life of the process, most of it TensorFlow: the collector need not walk through
-# it before each run, which takes longer than many a run of the quick profile trains for one epoch.
+# What is imported by now, most of it TensorFlow, stays for the life of the process: the collector need not walk through
+# all of it before every run.
 gc.freeze()
 
 
