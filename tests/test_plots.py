@@ -157,3 +157,11 @@ def test_a_disk_that_is_full_leaves_the_old_picture_whole(tmp_path, monkeypatch)
         plots.publish("digits", plots.digits, FIGURES["digits"], ORIGIN, tmp_path)
     assert (tmp_path / "digits.png").read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["digits.json", "digits.png"]
+
+
+def test_a_band_of_few_seeds_ends_where_accuracies_end():
+    wide = {"blur": [[0.9, 0.1], [1.0, 0.6]]}
+    figure = plots.corruption_curves({"kinds": ["blur"], "models": [{"name": "KD", "accuracy": wide}]}, "")
+    (band,) = figure.axes[0].collections
+    heights = band.get_paths()[0].vertices[:, 1]
+    assert heights.min() == 0 and heights.max() == 100

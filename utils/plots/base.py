@@ -77,14 +77,16 @@ def frame(rows, columns, width, height, text, **options):
     return figure, axes
 
 
-def band(ax, x, lines, colour, label, style="-"):
-    """Mean over seeds with its 95% interval as a band. lines: [seeds, points]."""
+def band(ax, x, lines, colour, label, style="-", possible=(-np.inf, np.inf)):
+    """Mean over seeds with its 95% interval as a band, as far as such values are possible: an interval from few seeds
+    may reach beyond 100%. lines: [seeds, points]."""
     lines = np.asarray(lines, float)
     mean = lines.mean(axis=0)
     ax.plot(x, mean, style, color=colour, label=label, lw=1.8)
     if len(lines) > 1:
         intervals = [mean_interval(column) for column in lines.T]
-        ax.fill_between(x, [i["low"] for i in intervals], [i["high"] for i in intervals], color=colour, alpha=0.2, lw=0)
+        low, high = (np.clip([i[end] for i in intervals], *possible) for end in ("low", "high"))
+        ax.fill_between(x, low, high, color=colour, alpha=0.2, lw=0)
 
 
 def temperature_axis(ax, temperatures):

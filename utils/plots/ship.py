@@ -58,7 +58,7 @@ def corruption_curves(numbers, text):
             colour, style, marker = LINES[number % len(LINES)]
             accuracy = 100 * np.asarray(model["accuracy"][kind], float)
             strengths = np.arange(accuracy.shape[1])
-            band(ax, strengths, accuracy, colour, model["name"], style)
+            band(ax, strengths, accuracy, colour, model["name"], style, possible=(0, 100))
             ax.plot(strengths, accuracy.mean(axis=0), marker, color=colour, ms=4)
         ax.set(title=kind, xlabel="strength (0: none)", xticks=strengths)
     axes[0, 0].set_ylabel("test accuracy, %")

@@ -101,12 +101,12 @@ def temperature_curve(numbers, text):
     figure, ((ax,),) = frame(1, 1, 7.2, 4.2, text)
     t = numbers["temperatures"]
     accuracy = 100 * np.asarray(numbers["distilled"])  # [seeds, T]
-    band(ax, t, accuracy, DISTILLED, "student distilled, mean and 95% interval")
+    band(ax, t, accuracy, DISTILLED, "student distilled, mean and 95% interval", possible=(0, 100))
     for seed in accuracy:
         ax.plot(t, seed, ".", color=DISTILLED, alpha=0.5, ms=5)
     for name, colour, label in (("teacher", TEACHER, "teacher"), ("scratch", SCRATCH, "student from scratch")):
         values = 100 * np.asarray(numbers[name])
-        band(ax, [t[0] / 1.1, t[-1] * 1.1], np.column_stack([values, values]), colour, label, "--")
+        band(ax, [t[0] / 1.1, t[-1] * 1.1], np.column_stack([values, values]), colour, label, "--", (0, 100))
     temperature_axis(ax, t)
     ax.set(xlabel="temperature T", ylabel="test accuracy, %", xlim=(t[0] / 1.1, t[-1] * 1.1))
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)

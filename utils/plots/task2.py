@@ -184,7 +184,7 @@ def temperature_panels(numbers, text):
     ends = [t[0] / 1.1, t[-1] * 1.1]
     figure, axes = frame(1, len(panels), 4.8 * len(panels), 4.2, text)
     for ax, panel in zip(axes[0], panels, strict=True):
-        band(ax, t, panel["distilled"], DISTILLED, "student with KD")
+        band(ax, t, panel["distilled"], DISTILLED, "student with KD", possible=(0, 1))
         for seed in panel["distilled"]:
             ax.plot(t, seed, ".", color=DISTILLED, alpha=0.5, ms=5)
         for name, label in (("teacher", "teacher"), ("scratch", "student without KD")):
