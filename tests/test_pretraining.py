@@ -66,6 +66,19 @@ def test_the_weights_are_made_once_and_again_if_the_file_is_not_what_was_written
     tiny_base(weights=path)  # whole again, or this would be an error
 
 
+def test_the_step_of_the_pretext_task_is_traced_once(monkeypatch, tmp_path):
+    traced = []
+
+    class Counted(pretraining.Adam):
+        def apply(self, *given, **named):
+            traced.append(1)
+            return super().apply(*given, **named)
+
+    monkeypatch.setattr(pretraining, "Adam", Counted)
+    pretraining.pretext_weights(tiny_base, size=SIZE, images=64, epochs=2, folder=tmp_path)
+    assert len(traced) == 1
+
+
 def test_pretext_images_are_not_the_stand_ins_own(monkeypatch, tmp_path):
     seeds = []
 

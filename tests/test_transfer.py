@@ -13,11 +13,27 @@ from utils.data import Dataset, Split, pipeline
 from utils.data.download import TIMEOUT
 from utils.data.views import StainView
 from utils.distiller import Distiller
-from utils.methods import KD, RKD, SKD, TAKD, Ensemble, FitNets, OnSubclasses, Patient, Scratch, Sizes, Subclass
+from utils.methods import (
+    CID,
+    ESKD,
+    KD,
+    RKD,
+    SFTN,
+    SKD,
+    TAKD,
+    Ensemble,
+    FitNets,
+    OnSubclasses,
+    Patient,
+    Scratch,
+    Sizes,
+    Subclass,
+)
 from utils.methods.crd import CRD
 from utils.methods.dist import DIST
 from utils.methods.dkd import DKD
 from utils.methods.extractive import Extractive
+from utils.methods.fitnets import Hint
 from utils.methods.lskd import LSKD
 from utils.phases import Network, Schedule, Steered, base_of, head_of, steering, traced_once
 from utils.pretraining import Start
@@ -26,6 +42,8 @@ from utils.runs import Run
 SIZE, BINS = 32, (0, 0, 1, 1)
 RANDOM = Start(None, "random weights")
 SCHEDULE = Schedule(initial_epochs=2, fine_tune_epochs=2, batch_size=8, views=2)
+POOL = {"teacher_layer": "pool", "student_layer": "pool"}
+HINTED = FitNets(0.5, 4.0, hint_epochs=3, teacher_layer="relu", student_layer="relu")
 
 
 def _tiny(name, outputs, size, filters):
@@ -115,9 +133,20 @@ def test_a_student_of_a_teacher_with_other_weights_is_trained_again_once(learn, 
     assert (again.record["recorded_at"], again.record["training_seconds"]) == stamp
 
 
-@pytest.mark.parametrize("method", [FitNets(student_layer="relu", teacher_layer="relu"), Patient(teacher_sees="clean")])
+class BackToScratch(KD):
+    def stages(self, epochs):
+        return [(self, epochs - 1), (Scratch(), 1)]
+
+
+@pytest.mark.parametrize("method", [BackToScratch(), Patient(teacher_sees="clean")])
 def test_what_two_phases_cannot_do_is_refused_and_not_trained_as_plain_kd(learn, method):
-    with pytest.raises(ValueError, match=f"{method.name}.* has stages of its own, or a teacher that sees other"):
+    with pytest.raises(ValueError, match=f"{method.name}.* ends in another one, or has a teacher that sees other"):
+        learn(mhist_student, method, teacher=np.zeros((36, 2), np.float32))
+
+
+@pytest.mark.parametrize("method", [HINTED, RKD(**POOL)])
+def test_logits_have_no_layers_to_read(learn, method):
+    with pytest.raises(ValueError, match=f"{method.name}.* reads layers within its teacher, and ndarray has none"):
         learn(mhist_student, method, teacher=np.zeros((36, 2), np.float32))
 
 
@@ -209,16 +238,56 @@ def test_the_student_alone_and_any_kd_share_one_traced_step(learn, monkeypatch):
     assert len(traced) == before > 0
 
 
-def test_a_run_after_others_equals_the_same_run_alone(learn):
+@pytest.mark.parametrize("method", [KD(0.5, 4.0), HINTED, CID(**POOL)], ids=lambda method: method.name)
+def test_a_run_after_others_equals_the_same_run_alone(learn, method):
     teacher = learn(mhist_teacher, Scratch())
-    after_others = learn(mhist_student, KD(0.5, 4.0), teacher=teacher, seed=1)
+    after_others = learn(mhist_student, method, teacher=teacher, seed=1)
     learn(mhist_student, KD(0.9, 2.0), teacher=teacher, seed=2)
     transfer._network.cache_clear()
     transfer._start_weights.cache_clear()
     alone = after_others.retrain()
     assert alone.record["weights_digest"] == after_others.record["weights_digest"]
-    transfer._start_weights.cache_clear()
-    assert after_others.retrain().record["weights_digest"] == alone.record["weights_digest"]  # a used network now
+    assert after_others.retrain().record["weights_digest"] == alone.record["weights_digest"]  # what is kept is used now
+
+
+def test_hints_move_the_base_on_the_views_that_both_networks_see_before_the_two_phases(learn, teacher, monkeypatch):
+    model, epochs, fit = teacher.model(), [], phases.Distiller.fit
+    hint = keras.Model(model.inputs[0], model.get_layer("relu").output)
+
+    def watched(self, batches, **options):
+        for batch in batches if isinstance(self.method, Hint) else ():
+            epochs.append(int(batch["epoch"]))
+            np.testing.assert_allclose(hint(batch["image"]), batch["teacher"]["feature"], atol=1e-5)
+        return fit(self, batches, **options)
+
+    monkeypatch.setattr(phases.Distiller, "fit", watched)
+    run = learn(mhist_student, HINTED, teacher=teacher, schedule=replace(SCHEDULE, fine_tune_epochs=0))
+    assert epochs == [0] * 5 + [1] * 5 + [2] * 5
+    (history,) = run.record["earlier_stages"]
+    assert len(history["hint"]) == 3 and history["hint"][-1] < history["hint"][0]
+    start = transfer._start_weights(mhist_student, Steered(), RANDOM, 0, learn.__closure__[0].cell_contents)
+    plain = mhist_student()
+    plain.set_weights(start)
+    before, after = (m.get_layer("conv").get_weights()[0] for m in (plain, run.model()))
+    assert np.abs(after - before).max() > 1e-5  # and the base was frozen in the one phase that followed
+
+
+def test_an_early_teacher_ends_within_the_phases_and_its_term_is_dropped_at_the_epoch_that_was_asked(learn, teacher):
+    run = learn(mhist_student, ESKD(0.5, 4.0, teacher_epochs=3, stop_after=3), teacher=teacher)
+    early = run.teacher.record["config"]
+    assert (early["initial_epochs"], early["fine_tune_epochs"], early["method"]) == (2, 1, "scratch")
+    of_phases = run.record["history"]
+    losses = of_phases["frozen"]["loss"] + of_phases["whole"]["loss"]
+    hard = of_phases["frozen"]["cross_entropy"] + of_phases["whole"]["cross_entropy"]
+    dropped = [abs(a - b) < 1e-6 for a, b in zip(losses, hard, strict=True)]
+    assert dropped == [False, False, False, True]
+
+
+def test_a_schedule_stops_in_either_phase():
+    whole = Schedule(10, 25)
+    assert [(s.initial_epochs, s.fine_tune_epochs) for s in map(whole.stopped_after, (None, 4, 10, 12, 99))] == [
+        (10, 25), (4, 0), (10, 0), (10, 2), (10, 25)
+    ]  # fmt: skip
 
 
 def test_every_method_starts_from_the_same_base_and_head(data):
@@ -307,7 +376,12 @@ def test_votes_as_soft_labels(learn, data):
         Subclass(2, 0.5, 4.0, beta=0.3, auxiliary_temperature=0.5),
         RKD(teacher_layer="pool", student_layer="pool", alpha=0.5),
         CRD(teacher_layer="pool", student_layer="pool", alpha=0.5, width=8, negatives=16),
+        CID(**POOL, temperature=4.0),
+        HINTED,
         TAKD(0.5, 4.0, assistants=("mhist_assistant",)),
+        SFTN(0.5, 4.0, entries=(("pool", "pool"),)),
+        ESKD(0.5, 4.0, teacher_epochs=3, stop_after=3),
+        Patient(4.0),
     ],
     ids=lambda method: method.name,
 )
@@ -385,6 +459,17 @@ def test_head_and_base_make_the_model():
     head, base = head_of(model), base_of(model)
     image = np.random.default_rng(0).random((2, SIZE, SIZE, 3)).astype(np.float32)
     np.testing.assert_allclose(head(base(image)), model(image), rtol=1e-6)
+
+
+def test_a_head_may_join_what_it_made():
+    """CID's deployed network answers from the pooled features and from its own first logits together."""
+    model = CID(**POOL).make_student(mhist_student, 2)
+    rng = np.random.default_rng(0)
+    model.get_layer("intervention").context.assign(rng.normal(size=(2, 6)))
+    model.get_layer("intervention").ready.assign(1.0)
+    head, base = head_of(model), base_of(model)
+    image = rng.random((2, SIZE, SIZE, 3)).astype(np.float32)
+    np.testing.assert_allclose(head(base(image)), model([image]), rtol=1e-5)
 
 
 def test_a_network_asked_again_and_again_is_traced_once(data):

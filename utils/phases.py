@@ -7,12 +7,13 @@ after run; the weights, the optimizer and the dropout are set back in between.
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import keras
 import numpy as np
 import tensorflow as tf
+from keras import tree
 from sklearn.metrics import roc_auc_score
 
 from utils import signals
@@ -34,6 +35,13 @@ class Schedule:
     fine_tune_epochs: int = 25
     batch_size: int = 32
     views: int = 10
+
+    def stopped_after(self, epochs: int | None) -> "Schedule":
+        """The same, ended after so many epochs of both phases together; with None, or more than it has, as it is."""
+        if epochs is None:
+            return self
+        frozen = min(epochs, self.initial_epochs)
+        return replace(self, initial_epochs=frozen, fine_tune_epochs=min(epochs - frozen, self.fine_tune_epochs))
 
 
 @dataclass(frozen=True)
@@ -72,10 +80,12 @@ def head_of(model: keras.Model) -> keras.Model:
     Shared layers would be in two graphs, and what Keras calls the output of such a layer is that of the first.
     """
     names = [layer.name for layer in model.layers]
-    pooled = x = keras.Input(model.get_layer("pool").output.shape[1:], name="pool")
+    pooled = keras.Input(model.get_layer("pool").output.shape[1:], name="pool")
+    made = {model.get_layer("pool").output: pooled}
     for layer in model.layers[names.index("pool") + 1 :]:
-        x = type(layer).from_config(layer.get_config())(x)
-    head = keras.Model(pooled, x, name=f"{model.name}_head")
+        given = tree.map_structure(made.get, layer.input)
+        made[layer.output] = type(layer).from_config(layer.get_config())(given)
+    head = keras.Model(pooled, made[model.outputs[0]], name=f"{model.name}_head")
     _copy_weights(model, head, head)
     return head
 
@@ -214,6 +224,33 @@ def _signals(teacher, method, split, *, view, seed, views, folder, classes) -> d
     return signals.teacher_signals(
         teacher, split, folder=folder, taps=method.teacher_taps, view=view, seed=seed, epochs=views
     )
+
+
+def train_earlier(
+    network: Network, stages, weights, data, teacher, *, seed, schedule, rate, view, folder, callbacks
+) -> tuple[list[np.ndarray], list[dict], float]:
+    """The stages [(method, epochs)] that come before the two phases, from `weights`: on images, the whole network
+    free, at the rate of fine-tuning. The weights that the phases then begin with, a history of each stage, seconds."""
+    split, histories, began = data.train, [], time.perf_counter()
+    network.start(weights, seed)
+    keras.utils.set_random_seed(seed)  # of the heads: the state it has here depends on the runs before
+    for method, epochs in stages:
+        said = _signals(
+            teacher, method, split, view=view, seed=seed, views=schedule.views, folder=folder, classes=data.num_classes
+        )
+        shapes = {name: array.shape[2:] for name, array in said.items()}
+        distiller = Distiller(network.model, None, method, Sizes(images=len(split), teacher=shapes))
+        distiller.compile(Adam(FINE_TUNING * rate), jit_compile=False)
+        batches = pipeline.batches(
+            split, batch_size=schedule.batch_size, seed=seed, epochs=epochs, view=view, views=schedule.views,
+            signals=said,
+        )  # fmt: skip
+        steps = pipeline.steps(len(split), schedule.batch_size)
+        done = distiller.fit(
+            batches, epochs=epochs, steps_per_epoch=steps, shuffle=False, callbacks=callbacks, verbose=0
+        )
+        histories.append(done.history)
+    return network.model.get_weights(), histories, time.perf_counter() - began
 
 
 def train_in_phases(

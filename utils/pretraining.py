@@ -141,6 +141,7 @@ def pretext_weights(build_model, *, size: int, images: int, epochs: int, folder:
     pooled = network.get_layer("pool")
     learner = keras.Model(network.inputs[0], keras.layers.Dense(targets.shape[1])(pooled.output))
     learner.compile(Adam(PRETEXT_RATE), "mse")
+    learner.optimizer.build(learner.trainable_variables)  # before the step is traced, or it would be traced twice
     split = Split(drawn.images, np.zeros(images, np.int32))
     shown = batches(split, batch_size=PRETEXT_BATCH, seed=PRETEXT_SEED, epochs=epochs)
     learner.fit(

@@ -15,7 +15,7 @@ from utils.methods import KD, Ensemble, Method, Sizes
 from utils.methods.ensemble import OneForAll
 from utils.methods.skd import refuse_in_vain
 from utils.metrics import teacher_agreement
-from utils.phases import Network, Schedule, steering, traced_once, train_in_phases
+from utils.phases import Network, Schedule, steering, traced_once, train_earlier, train_in_phases
 from utils.pretraining import SETTLING_IMAGES, Start, settle_batch_norm
 from utils.progress import ProgressBar
 from utils.runs import (
@@ -112,7 +112,8 @@ def transfer_learn(
 
     Args:
         build_model: a function of `utils.models` for Task 2.
-        method: the loss; `Scratch()` for the teacher, and for the student without KD.
+        method: the loss; `Scratch()` for the teacher, and for the student without KD. Stages before its last are
+            trained before the two phases; a teacher of so many epochs, which ESKD asks for, ends within them.
         data: labels 0 (HP) and 1 (SSA); square images of at least 32 pixels.
         starts: {name of the building function: where its base begins}, for this network and those that the method
             trains on the way.
@@ -148,11 +149,18 @@ def transfer_learn(
     if method.several_teachers != isinstance(teacher, tuple):
         wanted = "several teachers, as a tuple of Runs" if method.several_teachers else "one teacher"
         raise ValueError(f"The method {method.name!r} learns from {wanted}; teacher is a {type(teacher).__name__}.")
-    if method.stages(1) != [(method, 1)] or method.teacher_sees != "same":
+    *earlier, last = method.stages(schedule.initial_epochs + schedule.fine_tune_epochs)
+    if last[0] != method or method.teacher_sees != "same":
         raise ValueError(
-            f"The method {method.name!r} has stages of its own, or a teacher that sees other pictures than its "
+            f"The method {method.name!r} ends in another one, or has a teacher that sees other pictures than its "
             "student; transfer learning has two phases and shows both the same picture. Take another method, or train "
             "with utils.training.train_and_evaluate."
+        )
+    asked_within = any(stage.teacher_taps for stage in (method, *(stage for stage, _ in earlier)))
+    if asked_within and method.needs_teacher and not isinstance(teacher, Run):
+        raise ValueError(
+            f"The method {method.name!r} reads layers within its teacher, and {type(teacher).__name__} has none. Pass "
+            "a Run."
         )
     if isinstance(teacher, np.ndarray) and teacher.shape != (len(data.train), data.num_classes):
         raise ValueError(
@@ -164,13 +172,9 @@ def transfer_learn(
     if method.needs_teacher and isinstance(teacher, Run):
 
         def train_other(build_model, method, teacher=None, epochs=None):
-            if epochs is not None:
-                raise ValueError(
-                    f"A teacher of {epochs} epochs was asked for; transfer learning has two phases to stop in."
-                )
             return transfer_learn(
-                build_model, method, data, starts=starts, schedule=schedule, teacher=teacher, seed=seed,
-                purpose=purpose, view=view, **folders,
+                build_model, method, data, starts=starts, schedule=schedule.stopped_after(epochs), teacher=teacher,
+                seed=seed, purpose=purpose, view=view, **folders,
             )  # fmt: skip
 
         teacher = method.prepare_teacher(train_other, teacher, build_model)
@@ -216,6 +220,7 @@ def transfer_learn(
             Dataset,
             *helpers,
             *((_asked_as_one,) if asks_several else ()),
+            *((train_earlier, *(type(stage) for stage, _ in earlier)) if earlier else ()),
         ),
         "tensorflow": results.versions()["tensorflow"],
         "keras": results.versions()["keras"],
@@ -235,24 +240,30 @@ def transfer_learn(
         if asks_several:
             teacher_model = _asked_as_one(teacher, method)
         elif isinstance(teacher, Run):
-            teacher_model = _asked(teacher, bool(traced.teacher_taps))
+            teacher_model = _asked(teacher, asked_within)
         content = {
             "profile": settings.profile, "source": data.source, "standin": data.standin, "start": start.label,
             "teacher_weights": teacher_weights(teacher) if trained else None,
         }  # fmt: skip
-        # A method's heads are trained too: then the next run needs a network of its own.
+        # A method's heads are trained too: then the next run needs a network of its own, and heads drawn by this seed.
+        keras.utils.set_random_seed(seed)
         make_network = _network if type(traced).make_heads is Method.make_heads else _network.__wrapped__
         network = make_network(
             build_model, traced, data.num_classes, size, len(data.train), _signal_shapes(teacher_model, traced)
         )
         begin = _start_weights(build_model, traced, start, seed, data)
         bar = ProgressBar(title or f"{build_model.__name__}, {method.name}, seed {seed}", len(data.train))
+        taught_by = teacher_model if method.needs_teacher else None
+        options = {
+            "seed": seed, "schedule": schedule, "rate": rate, "view": view, "folder": cache / "signals",
+            "callbacks": [OptimizerFirst(), bar],
+        }  # fmt: skip
         try:
-            measured = train_in_phases(
-                network, begin, data, teacher_model if method.needs_teacher else None, steered=steered, seed=seed,
-                schedule=schedule, rate=rate, view=view, folder=cache / "signals",
-                callbacks=[OptimizerFirst(), bar],
-            )  # fmt: skip
+            before = {}
+            if earlier:
+                begin, histories, seconds = train_earlier(network, earlier, begin, data, taught_by, **options)
+                before = {"earlier_stages": histories, "earlier_seconds": seconds}
+            measured = before | train_in_phases(network, begin, data, taught_by, steered=steered, **options)
             measured |= measure(network, data, purpose, teacher_model, cache / "signals")
         except TrainingFailed as failure:
             results.save_failure(runs, config, content | {"reason": str(failure)})

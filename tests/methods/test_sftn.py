@@ -43,6 +43,16 @@ def test_branches_that_agree_cost_nothing(to, close):
     close(found, 2 * losses.compute_teacher_loss(LABELS, to(Z_T)))
 
 
+def test_a_branch_has_the_activation_of_the_layer_it_replaces_and_relu_where_that_has_none():
+    image = keras.Input((8, 8, 1))
+    pooled = layers.GlobalAveragePooling2D(name="pool")(layers.Conv2D(4, 3)(image))
+    student = keras.Model(image, layers.Dense(2, name="logits")(layers.Dense(3, "tanh", name="fc")(pooled)))
+    for entry, width, activation in (("pool", 4, "relu"), ("fc", 3, "tanh")):
+        _, dense, tail = branch((6,), student, entry).layers
+        assert (dense.units, dense.activation.__name__) == (width, activation)
+        assert tail.output_shape == (None, 2)
+
+
 @pytest.mark.parametrize("reverse", [False, True])
 def test_the_imitation_pulls_the_teacher_too(reverse):
     z_t, z_r = tf.constant(Z_T), tf.constant(BRANCHES["fc"])

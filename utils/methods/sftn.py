@@ -28,14 +28,15 @@ def imitation_loss(teacher_logits, branch_logits, temperature=1.0, reverse=False
 def branch(taught_shape, student: keras.Model, entry: str) -> keras.Model:
     """A teacher's layer, fitted to what follows `entry` in the student: [B, *taught_shape] -> logits [B, C].
 
-    A map is pooled by 5x5 (MNIST's 25x25 to 5x5) and flattened; a dense layer gives the width of `entry`, and the
-    layers of `student` after it the logits. Those belong to the branch: give each a student of its own.
+    A map is pooled by 5x5 (MNIST's 25x25 to 5x5) and flattened; a dense layer gives the width of `entry`, with its
+    activation (ReLU where it has none, as after pooling), and the layers of `student` after it the logits. Those belong
+    to the branch: give each a student of its own.
     """
     *space, _ = taught_shape
     given = keras.Input(taught_shape)
     x = keras.layers.Flatten()(keras.layers.AveragePooling2D(5)(given) if space else given)
     layer = student.get_layer(entry)
-    x = keras.layers.Dense(layer.output.shape[-1], activation=layer.activation)(x)
+    x = keras.layers.Dense(layer.output.shape[-1], activation=getattr(layer, "activation", "relu"))(x)
     tail = keras.Model(layer.output, student.outputs[0])
     return keras.Model(given, tail(x))
 
