@@ -48,7 +48,7 @@ def test_a_branch_has_the_activation_of_the_layer_it_replaces_and_relu_where_tha
     pooled = layers.GlobalAveragePooling2D(name="pool")(layers.Conv2D(4, 3)(image))
     student = keras.Model(image, layers.Dense(2, name="logits")(layers.Dense(3, "tanh", name="fc")(pooled)))
     for entry, width, activation in (("pool", 4, "relu"), ("fc", 3, "tanh")):
-        _, dense, tail = branch((6,), student, entry).layers
+        *_, dense, tail = branch((6,), student, entry).layers
         assert (dense.units, dense.activation.__name__) == (width, activation)
         assert tail.output_shape == (None, 2)
 
