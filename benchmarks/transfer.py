@@ -34,7 +34,7 @@ TEMPERATURES, ALPHA, BATCH, VIEW = (1, 2, 4, 16, 32, 64), 0.5, 32, StainView()
 # trains: networks as large as the teacher (the teacher, without pretraining, on bins, with subclasses, student-
 # friendly; one stopped halfway; the assistant is four fifths of one), and students (two of them three times as long).
 IMAGES, EPOCHS, VIEWS, SEEDS = 1849, 25, 10, 3
-TEACHERS, STUDENTS = (5 + 0.5 + 0.8) * SEEDS, (29 + 2 * 3) * SEEDS
+TEACHERS, STUDENTS = (5 + 0.5 + 0.8) * SEEDS, (29 + 2 * 3) * SEEDS + 4
 ASKED_TOGETHER = SEEDS**2  # teachers of an ensemble, asked anew for the views of each seed
 T4_RATE = 8.1e12  # single-precision operations a second, NVIDIA's data sheet
 
