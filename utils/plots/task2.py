@@ -113,7 +113,7 @@ def roc_curves(numbers, text):
     for arm in numbers["arms"]:
         auc, colour = arm["auc"], COLOUR[arm["arm"]]
         label = f"{arm['label']}: AUC {auc['mean']:.3f} [{auc['low']:.3f}, {auc['high']:.3f}]"
-        band(ax, numbers["false_positive_rate"], arm["sensitivity"], colour, label)
+        band(ax, numbers["false_positive_rate"], arm["sensitivity"], colour, label, possible=(0, 1))
         ax.plot(*np.transpose(arm["points"]), MARKER[arm["arm"]], color=colour, mec="white", ms=8)
     ax.plot([], [], "o", color="0.5", ms=7, label="one run at its threshold")
     ax.plot([0, 1], [0, 1], ":", color="0.4", lw=1.2, label="chance: AUC 0.5")
