@@ -138,15 +138,26 @@ class BackToScratch(KD):
         return [(self, epochs - 1), (Scratch(), 1)]
 
 
-@pytest.mark.parametrize("method", [BackToScratch(), Patient(teacher_sees="clean")])
+class ShortOfIt(KD):
+    def stages(self, epochs):
+        return [(Scratch(), 1), (self, epochs - 1)]
+
+
+@pytest.mark.parametrize("method", [BackToScratch(), ShortOfIt(), Patient(teacher_sees="clean")])
 def test_what_two_phases_cannot_do_is_refused_and_not_trained_as_plain_kd(learn, method):
-    with pytest.raises(ValueError, match=f"{method.name}.* ends in another one, or has a teacher that sees other"):
+    with pytest.raises(ValueError, match=f"{method.name}.* does not end in itself for the whole schedule, or has"):
         learn(mhist_student, method, teacher=np.zeros((36, 2), np.float32))
 
 
 @pytest.mark.parametrize("method", [HINTED, RKD(**POOL)])
 def test_logits_have_no_layers_to_read(learn, method):
     with pytest.raises(ValueError, match=f"{method.name}.* reads layers within its teacher, and ndarray has none"):
+        learn(mhist_student, method, teacher=np.zeros((36, 2), np.float32))
+
+
+@pytest.mark.parametrize("method", [SFTN(entries=(("pool", "pool"),)), ESKD(teacher_epochs=3)])
+def test_logits_have_no_network_to_make_another_teacher_of(learn, method):
+    with pytest.raises(ValueError, match=r"trains a teacher of its own.*not a ndarray"):
         learn(mhist_student, method, teacher=np.zeros((36, 2), np.float32))
 
 
@@ -257,6 +268,7 @@ def test_hints_move_the_base_on_the_views_that_both_networks_see_before_the_two_
     def watched(self, batches, **options):
         for batch in batches if isinstance(self.method, Hint) else ():
             epochs.append(int(batch["epoch"]))
+            assert float(self.optimizer.learning_rate) == pytest.approx(1e-4)  # a tenth of the student's
             np.testing.assert_allclose(hint(batch["image"]), batch["teacher"]["feature"], atol=1e-5)
         return fit(self, batches, **options)
 
@@ -281,6 +293,37 @@ def test_an_early_teacher_ends_within_the_phases_and_its_term_is_dropped_at_the_
     hard = of_phases["frozen"]["cross_entropy"] + of_phases["whole"]["cross_entropy"]
     dropped = [abs(a - b) < 1e-6 for a, b in zip(losses, hard, strict=True)]
     assert dropped == [False, False, False, True]
+
+
+def test_a_friendly_teacher_is_trained_as_one_and_the_context_of_classes_is_deployed(learn, teacher):
+    friendly = learn(mhist_student, SFTN(entries=(("pool", "pool"),)), teacher=teacher).teacher.record
+    assert friendly["config"]["method"] == "friendly_teacher" and friendly["config"]["model"] == "mhist_teacher"
+    assert friendly["history"]["frozen"]["branches"][-1] != friendly["history"]["frozen"]["branches"][0]
+    head = learn(mhist_student, CID(**POOL), teacher=teacher).model().get_layer("intervention")
+    assert float(head.ready) == 1 and np.abs(head.context).max() > 0
+
+
+def test_a_record_of_stages_belongs_to_the_code_of_the_stages(learn, teacher, monkeypatch):
+    asked, version = [], transfer.results.code_version
+    monkeypatch.setattr(transfer.results, "code_version", lambda *code: asked.append(set(code)) or version(*code))
+    for method, belongs in ((HINTED, True), (KD(0.3, 4.0), False)):
+        learn(mhist_student, method, teacher=teacher)
+        assert ({phases.train_earlier, Hint} <= asked[0]) == belongs
+        asked.clear()
+
+
+def test_both_phases_show_blended_pictures_whose_signals_are_of_the_blends(learn, teacher, monkeypatch):
+    view, model, checked, fit = StainView(mixup=True), teacher.model(), [], Network.fit
+
+    def seen(self, phase, batches, **given):
+        for batch in batches if phase == "whole" else ():
+            checked.append(int(batch["epoch"]))
+            np.testing.assert_allclose(model(batch["image"]), batch["teacher"]["logits"], atol=1e-5)
+        return fit(self, phase, batches, **given)
+
+    monkeypatch.setattr(Network, "fit", seen)
+    learn(mhist_student, Patient(4.0), teacher=teacher, view=view)
+    assert sorted(set(checked)) == [2, 3]
 
 
 def test_a_schedule_stops_in_either_phase():

@@ -149,14 +149,17 @@ def transfer_learn(
     if method.several_teachers != isinstance(teacher, tuple):
         wanted = "several teachers, as a tuple of Runs" if method.several_teachers else "one teacher"
         raise ValueError(f"The method {method.name!r} learns from {wanted}; teacher is a {type(teacher).__name__}.")
-    *earlier, last = method.stages(schedule.initial_epochs + schedule.fine_tune_epochs)
-    if last[0] != method or method.teacher_sees != "same":
+    epochs = schedule.initial_epochs + schedule.fine_tune_epochs
+    *earlier, last = method.stages(epochs)
+    if last != (method, epochs) or method.teacher_sees != "same":
         raise ValueError(
-            f"The method {method.name!r} ends in another one, or has a teacher that sees other pictures than its "
-            "student; transfer learning has two phases and shows both the same picture. Take another method, or train "
-            "with utils.training.train_and_evaluate."
+            f"The method {method.name!r} does not end in itself for the whole schedule, or has a teacher that sees "
+            "other pictures than its student; transfer learning has two phases and shows both the same picture. Take "
+            "another method, or train with utils.training.train_and_evaluate."
         )
-    asked_within = any(stage.teacher_taps for stage in (method, *(stage for stage, _ in earlier)))
+    asks_several = isinstance(method, Ensemble)  # which is KD from one teacher that answers for all
+    traced, steered = steering(KD(method.alpha, method.temperature) if asks_several else method)
+    asked_within = any(stage.teacher_taps for stage in (traced, *(stage for stage, _ in earlier)))
     if asked_within and method.needs_teacher and not isinstance(teacher, Run):
         raise ValueError(
             f"The method {method.name!r} reads layers within its teacher, and {type(teacher).__name__} has none. Pass "
@@ -169,7 +172,7 @@ def transfer_learn(
         )
     runs, cache = Path(runs or settings.runs), Path(cache or settings.cache)
     folders = {"runs": runs, "cache": cache}
-    if method.needs_teacher and isinstance(teacher, Run):
+    if method.needs_teacher:
 
         def train_other(build_model, method, teacher=None, epochs=None):
             return transfer_learn(
@@ -191,8 +194,6 @@ def transfer_learn(
     size = data.train.images.shape[1]
     trained = isinstance(teacher, Run | tuple)
     given = teacher_name(teacher) if trained else None if teacher is None else results.digest(teacher)
-    asks_several = isinstance(method, Ensemble)  # which is KD from one teacher that answers for all
-    traced, steered = steering(KD(method.alpha, method.temperature) if asks_several else method)
     config = {
         "task": "task2",
         "model": build_model.__name__,
