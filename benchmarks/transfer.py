@@ -118,9 +118,9 @@ def frozen_sweep(race: Race, epochs: int, rounds: int) -> pd.DataFrame:
 def expected_hours(seconds_per_image: dict, rate: float) -> dict:
     """Hours of training in the full profile on MHIST, on this machine and on a Colab T4.
 
-    Each network is fine-tuned on every image 25 times (longer runs count as several); each teacher is asked once for each
-    of 10 views, and so is the base that it starts from; the ensemble's are asked again. What else is asked or trained
-    for hints and blended views is left out. The T4 is taken to be faster by the ratio of its peak to
+    Each network is fine-tuned on every image 25 times (longer runs count as several); each teacher is asked once for
+    each of 10 views, and so is the base that it starts from; the ensemble's are asked again. What else is asked or
+    trained for hints and blended views is left out. The T4 is taken to be faster by the ratio of its peak to
     `rate`, the operations a second of a large matrix product here: an estimate, since it neither counts tracing nor
     how well each layer fills a GPU.
     """
