@@ -229,8 +229,8 @@ def _signals(teacher, method, split, *, view, seed, views, folder, classes) -> d
 def train_earlier(
     network: Network, stages, weights, data, teacher, *, seed, schedule, rate, view, folder, callbacks
 ) -> tuple[list[np.ndarray], list[dict], float]:
-    """The stages [(method, epochs)] that come before the two phases, from `weights`: on images, the whole network
-    free, at the rate of fine-tuning. The weights that the phases then begin with, a history of each stage, seconds."""
+    """The stages [(method, epochs)] that come before the two phases, from `weights`: on images, with what each trains
+    of the network free, at the rate of fine-tuning. The weights that the phases then begin with, histories, seconds."""
     split, histories, began = data.train, [], time.perf_counter()
     network.start(weights, seed)
     keras.utils.set_random_seed(seed)  # of the heads: the state it has here depends on the runs before
