@@ -303,12 +303,35 @@ def test_a_friendly_teacher_is_trained_as_one_and_the_context_of_classes_is_depl
     assert float(head.ready) == 1 and np.abs(head.context).max() > 0
 
 
-def test_a_record_of_stages_belongs_to_the_code_of_the_stages(learn, teacher, monkeypatch):
+def test_heads_keep_in_fine_tuning_what_they_learned_on_the_frozen_base(learn, teacher, monkeypatch):
+    fit, kept = Network.fit, {}
+
+    def seen(self, phase, *given, **options):
+        if phase == "whole":
+            kept["begins"] = [head.get_weights() for head in self.whole.heads.values()]
+        history = fit(self, phase, *given, **options)
+        if phase == "frozen":
+            kept["ends"] = [head.get_weights() for head in self.frozen.heads.values()]
+        return history
+
+    monkeypatch.setattr(Network, "fit", seen)
+    learn(mhist_student, CID(**POOL), teacher=teacher)
+    assert len(kept["ends"]) == 2
+    for ends, begins in zip(kept["ends"], kept["begins"], strict=True):
+        for one, other in zip(ends, begins, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_a_record_belongs_to_the_code_of_its_stages_and_heads(learn, teacher, monkeypatch):
     asked, version = [], transfer.results.code_version
     monkeypatch.setattr(transfer.results, "code_version", lambda *code: asked.append(set(code)) or version(*code))
-    for method, belongs in ((HINTED, True), (KD(0.3, 4.0), False)):
+    for method, belongs in (
+        (HINTED, {phases.train_earlier, Hint}),
+        (CID(**POOL), {phases.OwnNetwork}),
+        (KD(0.3, 4.0), set()),
+    ):
         learn(mhist_student, method, teacher=teacher)
-        assert ({phases.train_earlier, Hint} <= asked[0]) == belongs
+        assert {phases.train_earlier, phases.OwnNetwork, Hint} & asked[0] == belongs
         asked.clear()
 
 

@@ -168,6 +168,22 @@ class Network:
         return _in_parts(self.answer_features, features)
 
 
+class OwnNetwork(Network):
+    """The same for one run of a method with heads of its own: they are drawn by the run's seed, and begin the second
+    phase with what they learned in the first."""
+
+    def __init__(self, *given, seed: int):
+        keras.utils.set_random_seed(seed)
+        super().__init__(*given)
+
+    def fit(self, phase: str, *given, **options) -> dict:
+        history = super().fit(phase, *given, **options)
+        if phase == "frozen":
+            for name, head in self.frozen.heads.items():
+                self.whole.heads[name].set_weights(head.get_weights())
+        return history
+
+
 def _in_parts(answer, inputs: np.ndarray, size: int = signals.BATCH) -> np.ndarray:
     return np.concatenate([answer(tf.constant(inputs[i : i + size])) for i in range(0, len(inputs), size)])
 
@@ -231,26 +247,29 @@ def train_earlier(
 ) -> tuple[list[np.ndarray], list[dict], float]:
     """The stages [(method, epochs)] that come before the two phases, from `weights`: on images, with what each trains
     of the network free, at the rate of fine-tuning. The weights that the phases then begin with, histories, seconds."""
-    split, histories, began = data.train, [], time.perf_counter()
+    split, histories, seconds = data.train, [], 0.0
+    steps = pipeline.steps(len(split), schedule.batch_size)
     network.start(weights, seed)
     keras.utils.set_random_seed(seed)  # of the heads: the state it has here depends on the runs before
     for method, epochs in stages:
+        views = min(schedule.views, epochs)
         said = _signals(
-            teacher, method, split, view=view, seed=seed, views=schedule.views, folder=folder, classes=data.num_classes
+            teacher, method, split, view=view, seed=seed, views=views, folder=folder, classes=data.num_classes
         )
+        shown = {name: np.broadcast_to(a, (views, *a.shape[1:])) for name, a in said.items()}
         shapes = {name: array.shape[2:] for name, array in said.items()}
         distiller = Distiller(network.model, None, method, Sizes(images=len(split), teacher=shapes))
         distiller.compile(Adam(FINE_TUNING * rate), jit_compile=False)
         batches = pipeline.batches(
-            split, batch_size=schedule.batch_size, seed=seed, epochs=epochs, view=view, views=schedule.views,
-            signals=said,
-        )  # fmt: skip
-        steps = pipeline.steps(len(split), schedule.batch_size)
+            split, batch_size=schedule.batch_size, seed=seed, epochs=epochs, view=view, views=views, signals=shown
+        )
+        began = time.perf_counter()
         done = distiller.fit(
             batches, epochs=epochs, steps_per_epoch=steps, shuffle=False, callbacks=callbacks, verbose=0
         )
+        seconds += time.perf_counter() - began
         histories.append(done.history)
-    return network.model.get_weights(), histories, time.perf_counter() - began
+    return network.model.get_weights(), histories, seconds
 
 
 def train_in_phases(

@@ -15,7 +15,7 @@ from utils.methods import KD, Ensemble, Method, Sizes
 from utils.methods.ensemble import OneForAll
 from utils.methods.skd import refuse_in_vain
 from utils.metrics import teacher_agreement
-from utils.phases import Network, Schedule, steering, traced_once, train_earlier, train_in_phases
+from utils.phases import Network, OwnNetwork, Schedule, steering, traced_once, train_earlier, train_in_phases
 from utils.pretraining import SETTLING_IMAGES, Start, settle_batch_norm
 from utils.progress import ProgressBar
 from utils.runs import (
@@ -194,6 +194,7 @@ def transfer_learn(
     size = data.train.images.shape[1]
     trained = isinstance(teacher, Run | tuple)
     given = teacher_name(teacher) if trained else None if teacher is None else results.digest(teacher)
+    own_heads = type(traced).make_heads is not Method.make_heads
     config = {
         "task": "task2",
         "model": build_model.__name__,
@@ -221,6 +222,7 @@ def transfer_learn(
             Dataset,
             *helpers,
             *((_asked_as_one,) if asks_several else ()),
+            *((OwnNetwork,) if own_heads else ()),
             *((train_earlier, *(type(stage) for stage, _ in earlier)) if earlier else ()),
         ),
         "tensorflow": results.versions()["tensorflow"],
@@ -246,12 +248,12 @@ def transfer_learn(
             "profile": settings.profile, "source": data.source, "standin": data.standin, "start": start.label,
             "teacher_weights": teacher_weights(teacher) if trained else None,
         }  # fmt: skip
-        # A method's heads are trained too: then the next run needs a network of its own, and heads drawn by this seed.
-        keras.utils.set_random_seed(seed)
-        make_network = _network if type(traced).make_heads is Method.make_heads else _network.__wrapped__
-        network = make_network(
-            build_model, traced, data.num_classes, size, len(data.train), _signal_shapes(teacher_model, traced)
-        )
+        make = build_model, traced, data.num_classes, size
+        shapes = _signal_shapes(teacher_model, traced)
+        if own_heads:
+            network = OwnNetwork(*make, Sizes(images=len(data.train), teacher=dict(shapes)), seed=seed)
+        else:
+            network = _network(*make, len(data.train), shapes)
         begin = _start_weights(build_model, traced, start, seed, data)
         bar = ProgressBar(title or f"{build_model.__name__}, {method.name}, seed {seed}", len(data.train))
         taught_by = teacher_model if method.needs_teacher else None
