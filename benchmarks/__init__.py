@@ -1,1 +1,1 @@
-"""What `make bench` measures: speed against peers, what can be learned from the drawings, what LIME should hide."""
+"""What `make bench` measures: speed against peers, cost of the methods, what the drawings teach, what LIME hides."""

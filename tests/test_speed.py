@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks import polyps, segments, speed, transfer
+from benchmarks import methods, polyps, segments, speed, transfer
 from utils.data import Split, load_mnist
-from utils.models import mnist_teacher
+from utils.models import mnist_student, mnist_teacher
 from utils.settings import ROOT
 
 
@@ -48,6 +48,23 @@ def test_ratios_pair_the_rounds_and_charge_the_teachers_pass():
     found = speed.ratios(rates, epochs=4)
     assert found["cached / keras"].tolist() == [5.0, 5.0] and found["cached / template"].tolist() == [20.0, 20.0]
     assert found["cached, its pass paid in 4 epochs / keras"].tolist() == pytest.approx([10 / 4, (40 / 3) / 8])
+
+
+def test_a_whole_training_costs_its_stages_its_teachers_and_asking_them():
+    """In seconds for an image: a student's epoch 1, a teacher's 10, asking a teacher 2."""
+    times = {name: [(12, 1.0)] for name in methods.STUDENTS} | {name: [(12, 10.0)] for name in methods.TEACHERS}
+    times |= {"fitnets": [(3, 1.0), (12, 1.0)]} | {("ask", name): 2.0 for name in methods.TEACHERS}
+    found = {name: seconds / 60_000 for name, seconds in methods.in_all(times).items()}
+    assert found["scratch"] == 12 and found["kd"] == found["sftn"] == found["subclass"] == 12 + 122
+    assert found["fitnets"] == 3 + 12 + 122 and found["takd"] == 12 + 2 * 122 and found["ensemble"] == 12 + 3 * 122
+    compared = methods.compared([times, times])
+    assert compared.loc["kd", "epoch, median"] == compared.loc["kd", "in all, max"] == 1
+    assert compared.loc["takd", "in all, min"] == pytest.approx(256 / 134)
+
+
+def test_each_stage_of_a_method_is_timed(split):
+    stages = methods.epochs_of(mnist_student, methods.STUDENTS["fitnets"], split, compiled=False)
+    assert [epochs for epochs, _ in stages] == [3, 12] and all(one_epoch() > 0 for _, one_epoch in stages)
 
 
 def test_expected_hours_add_up():
