@@ -1,1 +1,2 @@
-"""What `make bench` measures: speed against peers, cost of the methods, what the drawings teach, what LIME hides."""
+"""What `make bench` measures: speed against peers, what each method costs, what can be learned from the drawings, what
+LIME should hide."""

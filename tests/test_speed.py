@@ -8,10 +8,15 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
+import tensorflow as tf
 
 from benchmarks import methods, polyps, segments, speed, transfer
+from utils import plots
 from utils.data import Split, load_mnist
+from utils.distiller import with_taps
+from utils.methods import Sizes
 from utils.models import mnist_student, mnist_teacher
+from utils.runs import Run
 from utils.settings import ROOT
 
 
@@ -50,21 +55,72 @@ def test_ratios_pair_the_rounds_and_charge_the_teachers_pass():
     assert found["cached, its pass paid in 4 epochs / keras"].tolist() == pytest.approx([10 / 4, (40 / 3) / 8])
 
 
+def made_up_times():
+    """In seconds for an image: a student's epoch 1, that of each teacher and asking it something of its own."""
+    times = {name: [(12, 1.0)] for name in methods.STUDENTS} | {"fitnets": [(3, 1.0), (12, 1.0)]}
+    epochs = {"teacher": 10.0, "friendly teacher": 20.0, "teacher with subclasses": 30.0, "assistant": 40.0}
+    times |= {name: [(12, seconds)] for name, seconds in epochs.items()}
+    return times | {("ask", name): seconds / 5 for name, seconds in epochs.items()}
+
+
 def test_a_whole_training_costs_its_stages_its_teachers_and_asking_them():
-    """In seconds for an image: a student's epoch 1, a teacher's 10, asking a teacher 2."""
-    times = {name: [(12, 1.0)] for name in methods.STUDENTS} | {name: [(12, 10.0)] for name in methods.TEACHERS}
-    times |= {"fitnets": [(3, 1.0), (12, 1.0)]} | {("ask", name): 2.0 for name in methods.TEACHERS}
-    found = {name: seconds / 60_000 for name, seconds in methods.in_all(times).items()}
-    assert found["scratch"] == 12 and found["kd"] == found["sftn"] == found["subclass"] == 12 + 122
-    assert found["fitnets"] == 3 + 12 + 122 and found["takd"] == 12 + 2 * 122 and found["ensemble"] == 12 + 3 * 122
-    compared = methods.compared([times, times])
-    assert compared.loc["kd", "epoch, median"] == compared.loc["kd", "in all, max"] == 1
-    assert compared.loc["takd", "in all, min"] == pytest.approx(256 / 134)
+    found = {name: seconds / 60_000 for name, seconds in methods.in_all(made_up_times()).items()}
+    assert found["scratch"] == 12 and found["kd"] == 12 + 122 and found["fitnets"] == 3 + 12 + 122
+    assert found["sftn"] == 12 + 244 and found["subclass"] == 12 + 366
+    assert found["takd"] == 12 + 488 + 122 and found["ensemble"] == 12 + 3 * 122
+
+
+def test_costs_are_compared_within_a_round():
+    fast, slow = made_up_times(), {}
+    for name, times in fast.items():
+        slow[name] = 2 * times if isinstance(times, float) else [(epochs, 2 * time) for epochs, time in times]
+    table = methods.compared([fast, slow])
+    for part in ("epoch", "in all"):
+        assert table[f"{part}, min"].equals(table[f"{part}, max"]) and table.loc["kd", f"{part}, median"] == 1
+    assert table.loc["takd", "in all, median"] == pytest.approx(622 / 134)
+
+
+@pytest.mark.parametrize("name", methods.STUDENTS)
+def test_the_teachers_behind_a_method_are_those_that_training_makes(name):
+    made, own = [], {"friendly_teacher": "friendly teacher", "subclass_teacher": "teacher with subclasses"}
+
+    def train(build_model, method, teacher=None, **options):
+        made.append(own.get(method.name, "assistant"))
+        return teacher
+
+    given = Run({}, None, mnist_teacher, None, None)
+    methods.STUDENTS[name].prepare_teacher(train, given, mnist_student)
+    expected = methods.OTHER_TEACHERS.get(name, ())
+    assert tuple(made) == (expected if name in ("takd", "sftn", "subclass") else ())
+
+
+@pytest.mark.parametrize("name", methods.STUDENTS)
+def test_every_method_takes_the_random_signals(name):
+    method = methods.STUDENTS[name]
+    said = methods.random_signals(method, 8)
+    numbers = np.random.default_rng(0)
+    batch = {"label": np.arange(8) % 4, "index": np.arange(8), "epoch": 0}
+    batch = {key: tf.constant(value, tf.int32) for key, value in batch.items()}
+    if said:
+        batch["teacher"] = {key: tf.constant(array[0]) for key, array in said.items()}
+    student = method.make_student(mnist_student, methods.CLASSES)
+    sizes = Sizes(images=8, teacher={key: array.shape[2:] for key, array in (said or {}).items()})
+    for stage, _ in method.stages(1):
+        images = tf.constant(numbers.random((8, 28, 28, 1)), tf.float32)
+        outputs = with_taps(student, stage.student_taps)(images, True)
+        loss, _ = stage.loss(batch, outputs, stage.make_heads(student, sizes))
+        assert np.isfinite(loss)
+
+
+def test_the_cost_of_methods_is_drawn(tmp_path):
+    rows = methods.compared([made_up_times()]).rename_axis("name").reset_index().to_dict("records")
+    plots.publish("costs", methods.draw, {"rows": rows}, {"task": "benchmark", "source": "made up"}, tmp_path)
+    assert (tmp_path / "costs.png").stat().st_size > 10_000
 
 
 def test_each_stage_of_a_method_is_timed(split):
-    stages = methods.epochs_of(mnist_student, methods.STUDENTS["fitnets"], split, compiled=False)
-    assert [epochs for epochs, _ in stages] == [3, 12] and all(one_epoch() > 0 for _, one_epoch in stages)
+    stages = methods.epochs_of(mnist_student, methods.STUDENTS["fitnets"], split)
+    assert [epochs for epochs, _ in stages] == [3, 12] and all(0 < one_epoch() < 1 for _, one_epoch in stages)
 
 
 def test_expected_hours_add_up():

@@ -43,6 +43,7 @@ SIZE, BINS = 32, (0, 0, 1, 1)
 RANDOM = Start(None, "random weights")
 SCHEDULE = Schedule(initial_epochs=2, fine_tune_epochs=2, batch_size=8, views=2)
 POOL = {"teacher_layer": "pool", "student_layer": "pool"}
+CONTRASTED = CRD(**POOL, alpha=0.5, width=8, negatives=16)
 HINTED = FitNets(0.5, 4.0, hint_epochs=3, teacher_layer="relu", student_layer="relu")
 
 
@@ -249,7 +250,7 @@ def test_the_student_alone_and_any_kd_share_one_traced_step(learn, monkeypatch):
     assert len(traced) == before > 0
 
 
-@pytest.mark.parametrize("method", [KD(0.5, 4.0), HINTED, CID(**POOL)], ids=lambda method: method.name)
+@pytest.mark.parametrize("method", [KD(0.5, 4.0), HINTED, CID(**POOL), CONTRASTED], ids=lambda method: method.name)
 def test_a_run_after_others_equals_the_same_run_alone(learn, method):
     teacher = learn(mhist_teacher, Scratch())
     after_others = learn(mhist_student, method, teacher=teacher, seed=1)
@@ -284,6 +285,19 @@ def test_hints_move_the_base_on_the_views_that_both_networks_see_before_the_two_
     assert np.abs(after - before).max() > 1e-5  # and the base was frozen in the one phase that followed
 
 
+def test_the_teacher_is_asked_for_the_views_of_the_hints_alone(learn, teacher, monkeypatch):
+    asked, ask = {}, signals.teacher_signals
+
+    def seen(teacher, split, **options):
+        if options.get("taps"):
+            asked["hint"] = options["epochs"]
+        return ask(teacher, split, **options)
+
+    monkeypatch.setattr(signals, "teacher_signals", seen)
+    learn(mhist_student, replace(HINTED, hint_epochs=1), teacher=teacher)
+    assert asked == {"hint": 1} and SCHEDULE.views == 2
+
+
 def test_an_early_teacher_ends_within_the_phases_and_its_term_is_dropped_at_the_epoch_that_was_asked(learn, teacher):
     run = learn(mhist_student, ESKD(0.5, 4.0, teacher_epochs=3, stop_after=3), teacher=teacher)
     early = run.teacher.record["config"]
@@ -303,7 +317,8 @@ def test_a_friendly_teacher_is_trained_as_one_and_the_context_of_classes_is_depl
     assert float(head.ready) == 1 and np.abs(head.context).max() > 0
 
 
-def test_heads_keep_in_fine_tuning_what_they_learned_on_the_frozen_base(learn, teacher, monkeypatch):
+@pytest.mark.parametrize(("method", "heads"), [(CID(**POOL), 2), (CONTRASTED, 3)], ids=["cid", "crd"])
+def test_heads_keep_in_fine_tuning_what_they_learned_on_the_frozen_base(method, heads, learn, teacher, monkeypatch):
     fit, kept = Network.fit, {}
 
     def seen(self, phase, *given, **options):
@@ -315,8 +330,8 @@ def test_heads_keep_in_fine_tuning_what_they_learned_on_the_frozen_base(learn, t
         return history
 
     monkeypatch.setattr(Network, "fit", seen)
-    learn(mhist_student, CID(**POOL), teacher=teacher)
-    assert len(kept["ends"]) == 2
+    learn(mhist_student, method, teacher=teacher)
+    assert len(kept["ends"]) == heads
     for ends, begins in zip(kept["ends"], kept["begins"], strict=True):
         for one, other in zip(ends, begins, strict=True):
             np.testing.assert_array_equal(one, other)
@@ -441,7 +456,7 @@ def test_votes_as_soft_labels(learn, data):
         OnSubclasses(Extractive(), BINS),
         Subclass(2, 0.5, 4.0, beta=0.3, auxiliary_temperature=0.5),
         RKD(teacher_layer="pool", student_layer="pool", alpha=0.5),
-        CRD(teacher_layer="pool", student_layer="pool", alpha=0.5, width=8, negatives=16),
+        CONTRASTED,
         CID(**POOL, temperature=4.0),
         HINTED,
         TAKD(0.5, 4.0, assistants=("mhist_assistant",)),
