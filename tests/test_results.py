@@ -60,6 +60,26 @@ def test_a_corrupt_record_is_set_aside_with_a_message(tmp_path, capsys, content)
     assert len(aside) == 1 and aside[0].read_bytes() == content and not path.exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda record: {}, "another configuration"),
+        (lambda record: record | {"config": record["config"] | {"alpha": 0.6}}, "another configuration"),
+        (lambda record: {"status": "finished", "config": record["config"]}, "no whole record"),
+        (lambda record: {name: record[name] for name in ("config", "metrics", "recorded_at")}, "no whole record"),
+    ],
+    ids=["empty", "another's configuration", "without its time", "without its status"],
+)
+def test_a_file_that_can_be_read_but_is_no_record_of_this_run_is_set_aside_too(tmp_path, capsys, change, message):
+    path = results.save_record(tmp_path, CONFIG, {"status": "finished", "metrics": {}})
+    content = json.dumps(change(json.loads(path.read_text())))
+    path.write_text(content)
+    assert results.load_record(tmp_path, CONFIG) is None
+    assert message in capsys.readouterr().out
+    aside = [p for p in tmp_path.iterdir() if "corrupt" in p.name]
+    assert len(aside) == 1 and aside[0].read_text() == content and not path.exists()
+
+
 def test_a_write_that_is_cut_off_leaves_the_old_file_whole(tmp_path, monkeypatch):
     path = results.write_json(tmp_path / "a.json", {"old": 1})
 
@@ -87,29 +107,30 @@ def test_digest_sees_values_types_and_shapes():
     assert results.digest(a) not in others
 
 
-def _functions(tmp_path, monkeypatch, body, factor=2):
-    """A module of this package's name space with `outer`, which calls `inner`, whose body is given."""
-    folder = tmp_path / "made"
+def _module(folder, monkeypatch, name, code):
+    """utils.NAME, made of this code in a folder of its own, as if it lay in the package."""
     folder.mkdir(exist_ok=True)
-    file = folder / "made_module.py"
-    file.write_text(
+    (folder / f"{name}.py").write_text(code)
+    monkeypatch.setattr("sys.dont_write_bytecode", True)
+    monkeypatch.setattr(utils, "__path__", [*utils.__path__, str(folder)])
+    monkeypatch.setattr(utils, name, None, raising=False)
+    monkeypatch.delitem(sys.modules, f"utils.{name}", raising=False)
+    importlib.invalidate_caches()
+    linecache.clearcache()
+    return importlib.import_module(f"utils.{name}")
+
+
+def _functions(tmp_path, monkeypatch, body, factor=2):
+    """A function of a module of this package, which calls another, whose body is given."""
+    code = (
         f"FACTOR = {factor}\n\n\ndef inner(x):\n{body}\n\n\n"
         "def outer(x):\n    '''Doc.'''\n    return inner(x) + 1\n\n\n"
         "class Base:\n    def go(self, x):\n        return inner(x)\n"
     )
-    monkeypatch.syspath_prepend(str(folder))
-    sys.modules.pop("made_module", None)
-    importlib.invalidate_caches()
-    linecache.clearcache()
-    module = importlib.import_module("made_module")
-    for thing in (module.inner, module.outer, module.Base):
-        thing.__module__ = "utils.made_module"
-    monkeypatch.setitem(sys.modules, "utils.made_module", module)
-    return module.outer
+    return _module(tmp_path / "made", monkeypatch, "made_module", code).outer
 
 
 def test_the_code_version_follows_calls_and_ignores_comments(tmp_path, monkeypatch):
-    monkeypatch.setattr("sys.dont_write_bytecode", True)
     versions = [
         results.code_version(_functions(tmp_path, monkeypatch, body))
         for body in ("    return 2 * x", "    '''Doc.'''\n    # why\n    return 2 * x", "    return 3 * x")
@@ -118,11 +139,16 @@ def test_the_code_version_follows_calls_and_ignores_comments(tmp_path, monkeypat
 
 
 def test_the_code_version_sees_the_constants_that_are_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("sys.dont_write_bytecode", True)
     versions = [
         results.code_version(_functions(tmp_path, monkeypatch, "    return FACTOR * x", factor)) for factor in (2, 2, 3)
     ]
     assert versions[0] == versions[1] != versions[2]
+
+
+def test_the_code_version_does_not_depend_on_the_version_of_python(tmp_path, monkeypatch):
+    # Python 3.12 and 3.13 write what a function lacks (type parameters, lists without entries) in other ways than 3.11.
+    body = "    return f'{x:>3}', [*x], {**x}, (lambda y=None, *, z: y)(x, z=[]), print()"
+    assert results.code_version(_functions(tmp_path, monkeypatch, body)) == "cd250864f1ef"
 
 
 @pytest.mark.parametrize(
@@ -135,22 +161,11 @@ def test_the_code_version_sees_the_constants_that_are_read(tmp_path, monkeypatch
 )
 def test_the_code_version_follows_modules_and_base_classes(tmp_path, monkeypatch, code):
     """As in losses.kl(...), and in a method that inherits its loss from another."""
-    monkeypatch.setattr("sys.dont_write_bytecode", True)
-    (tmp_path / "user_module.py").write_text(code)
-    monkeypatch.syspath_prepend(str(tmp_path))
     versions = []
     for body in ("    return 2 * x", "    # why\n    return 2 * x", "    return 3 * x"):
-        made = sys.modules[_functions(tmp_path, monkeypatch, body).__module__]
-        made.__name__ = "utils.made_module"
-        monkeypatch.setattr(utils, "made_module", made, raising=False)
-        for name in ("user_module", "utils.user_module"):
-            sys.modules.pop(name, None)
-        linecache.clearcache()
-        module = importlib.import_module("user_module")
-        user = getattr(module, "user", None) or module.User
-        user.__module__ = "utils.user_module"
-        monkeypatch.setitem(sys.modules, "utils.user_module", module)
-        versions.append(results.code_version(user))
+        _functions(tmp_path, monkeypatch, body)
+        module = _module(tmp_path / "using", monkeypatch, "user_module", code)
+        versions.append(results.code_version(getattr(module, "user", None) or module.User))
     assert versions[0] == versions[1] != versions[2]
 
 

@@ -63,6 +63,20 @@ def _bare_tree(thing) -> ast.AST:
     return tree
 
 
+def _written(node) -> str:
+    """A syntax tree as text, as Python 3.11's `ast.dump` writes it: later ones name what type parameters a function
+    lacks, or leave out empty lists, and would find none of the records that another version of Python made."""
+    if isinstance(node, list):
+        return f"[{', '.join(map(_written, node))}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = {name: getattr(node, name, None) for name in node._fields}
+    absent = {name for name, value in fields.items() if value is None and getattr(type(node), name, ...) is None}
+    absent |= {"type_params"} if not fields.get("type_params") else set()
+    said = (f"{name}={_written(value)}" for name, value in fields.items() if name not in absent)
+    return f"{type(node).__name__}({', '.join(said)})"
+
+
 def _mentions(thing, tree: ast.AST) -> tuple[list, list]:
     """What the code of `thing` names, as `name` or as `module.name`: functions and classes of this package, and
     constants."""
@@ -95,7 +109,7 @@ def code_version(*objects) -> str:
         if name not in trees:
             tree = _bare_tree(thing)
             code, constants = _mentions(thing, tree)
-            trees[name] = (ast.dump(tree), sorted(constants))
+            trees[name] = (_written(tree), sorted(constants))
             waiting += code
     return hashlib.sha256(repr(sorted(trees.items())).encode()).hexdigest()[:12]
 
@@ -148,10 +162,14 @@ def read_json(path: Path) -> dict | None:
     except FileNotFoundError:
         return None
     except ValueError as fault:  # bad JSON and bad UTF-8 are both ValueErrors
-        aside = path.with_name(f"{path.name}.corrupt-{datetime.now(UTC):%Y%m%dT%H%M%S%f}")
-        os.replace(path, aside)
-        print(f"{path.name} cannot be read ({fault}). It is kept as {aside.name}; its run will be made again.")
+        _set_aside(path, f"cannot be read ({fault})")
         return None
+
+
+def _set_aside(path: Path, fault: str) -> None:
+    aside = path.with_name(f"{path.name}.corrupt-{datetime.now(UTC):%Y%m%dT%H%M%S%f}")
+    os.replace(path, aside)
+    print(f"{path.name} {fault}. It is kept as {aside.name}; its run will be made again.")
 
 
 def record_path(folder: Path, config: dict) -> Path:
@@ -175,11 +193,19 @@ def save_failure(folder: Path, config: dict, content: dict) -> None:
 
 
 def load_record(folder: Path, config: dict) -> dict | None:
-    """The finished run of exactly this configuration, or None. Failed runs are kept on disk but never returned."""
-    record = read_json(record_path(folder, config))
-    if record is None or record.get("status") != "finished" or record.get("config") != _plain(config):
+    """The finished run of exactly this configuration, or None. Failed runs are kept on disk but never returned, and a
+    file that is no whole record of this configuration is set aside."""
+    path = record_path(folder, config)
+    record = read_json(path)
+    if record is None:
         return None
-    return record
+    if record.get("config") != _plain(config):
+        _set_aside(path, "is named after another configuration than it holds")
+    elif record.get("status") not in ("finished", "failed") or "recorded_at" not in record:
+        _set_aside(path, "is no whole record: it lacks its status or the time it was made")
+    elif record["status"] == "finished":
+        return record
+    return None
 
 
 def file_digest(path: Path) -> str | None:
