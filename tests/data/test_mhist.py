@@ -82,6 +82,9 @@ def test_the_same_whatever_the_order_of_lines_and_the_form_of_the_file(folder):
     text = "\r\n".join([HEADER.replace(",", " , "), *(line.replace(",", ", ") for line in reversed(lines())), ""])
     (folder / "annotations.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())
     assert load(folder).digest == expected.digest
+    quoted = "\n".join(", ".join(f'"{cell}"' for cell in line.split(",")) for line in [HEADER, *lines()])
+    (folder / "annotations.csv").write_text(quoted)
+    assert load(folder).digest == expected.digest
 
 
 @pytest.mark.parametrize("place", ["images", ".", "deep/images"])
@@ -216,6 +219,7 @@ def test_validation_has_its_share_of_every_number_of_votes():
         (lambda rows: [*rows, rows[0]], "listed more than once: MHIST_a00.png"),
         (lambda rows: [*rows, rows[0].replace("train", "test")], "in both partitions: MHIST_a00.png"),
         (lambda rows: ["../" + rows[0], *rows[1:]], "image names that are paths"),
+        (lambda rows: [rows[0][rows[0].index(",") :], *rows[1:]], "without an image name: line 2"),
         (lambda rows: [rows[0].rsplit(",", 1)[0], *rows[1:]], "too few columns: line 2"),
         (lambda rows: [], "no lines at all"),
         (lambda rows: [r for r in rows if "HP" in r], "without images of both classes: train, test"),
@@ -231,6 +235,9 @@ def test_faulty_annotations_are_listed_and_counted(folder, change, message):
 def test_a_file_without_the_columns_or_no_file(folder):
     (folder / "annotations.csv").write_text("name;label\na;HP", encoding="utf-8")
     with pytest.raises(MhistError, match="lacks the columns"):
+        load(folder)
+    (folder / "annotations.csv").write_text(f"{HEADER}\n{'x' * 200_000},HP,0,train", encoding="utf-8")
+    with pytest.raises(MhistError, match=r"annotations.csv is no table \(field larger"):
         load(folder)
     (folder / "annotations.csv").write_bytes(b"\xff\xfe\x00\x01")
     with pytest.raises(MhistError, match="no text in UTF-8"):

@@ -111,8 +111,11 @@ def read_annotations(path: Path) -> list[Row]:
         raise MhistError(f"There is no {path.name} in {path.parent}: it comes with MHIST, beside images.zip.") from None
     except UnicodeDecodeError as error:
         raise MhistError(f"{path.name} is no text in UTF-8 ({error}); take the file as it was given out.") from error
-    numbered = enumerate(csv.reader(io.StringIO(text)), 1)
-    lines = [(number, [cell.strip() for cell in line]) for number, line in numbered if any(map(str.strip, line))]
+    numbered = enumerate(csv.reader(io.StringIO(text), skipinitialspace=True), 1)
+    try:
+        lines = [(number, [cell.strip() for cell in line]) for number, line in numbered if any(map(str.strip, line))]
+    except csv.Error as error:
+        raise MhistError(f"{path.name} is no table ({error}); take the file as it was given out.") from error
     header = lines[0][1] if lines else []
     missing = [column for column in (NAME, LABEL, VOTES, PARTITION) if column not in header]
     if missing:
@@ -132,6 +135,8 @@ def read_annotations(path: Path) -> list[Row]:
             faults.setdefault("labels against the majority of the votes", []).append(f"{label} with {votes} ({name})")
         elif partition not in PUBLISHED:
             faults.setdefault("partitions that are neither train nor test", []).append(f"{partition!r} ({name})")
+        elif not name:
+            faults.setdefault("lines without an image name", []).append(f"line {number}")
         elif PurePosixPath(name).name != name or "\\" in name:
             faults.setdefault("image names that are paths", []).append(repr(name))
         else:
