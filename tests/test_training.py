@@ -183,6 +183,9 @@ def test_a_record_says_where_its_numbers_come_from(folders):
     assert record["source"] == "made for tests" and record["profile"] in ("quick", "full")
     assert record["status"] == "finished" and record["training_seconds"] > 0
     assert record["config"]["seed"] == 0 and record["config"]["epochs"] == 2
+    # What is in the configuration tells one run from another: under another version or profile it is made again.
+    assert record["config"]["profile"] == record["profile"]
+    assert all(record["config"][name] == record["versions"][name] for name in ("tensorflow", "keras"))
     assert record["versions"]["keras"] and record["metrics"]["accuracy"] >= 0
 
 

@@ -87,6 +87,11 @@ def test_a_run_taken_up_again_sees_what_the_whole_run_sees(split):
     assert_same(whole[10:], tail)
 
 
+def test_the_pipeline_has_one_thread_of_its_own_and_never_changes_the_order(split):
+    options = batches(split, batch_size=8).options()
+    assert options.threading.private_threadpool_size == 1 and not options.autotune.enabled and options.deterministic
+
+
 def test_large_arrays_are_captured_and_not_written_into_the_graph(split):
     images = np.zeros((4000, 28, 28, 1), np.uint8)
     data = batches(Split(images, np.zeros(4000, np.int32)), batch_size=5, signals={"x": np.zeros((1, 4000, 99))})
