@@ -18,8 +18,28 @@ from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+
+
+def _dump(node) -> str:
+    """A syntax tree as text, as Python 3.11's `ast.dump` writes it: later ones name what type parameters a function
+    lacks, or leave out empty lists, and would find none of the records that another version of Python made."""
+    if isinstance(node, list):
+        return f"[{', '.join(map(_dump, node))}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = {name: getattr(node, name, None) for name in node._fields}
+    absent = {name for name, value in fields.items() if value is None and getattr(type(node), name, ...) is None}
+    absent |= {"type_params"} if not fields.get("type_params") else set()
+    said = (f"{name}={_dump(value)}" for name, value in fields.items() if name not in absent)
+    return f"{type(node).__name__}({', '.join(said)})"
+
+
+# Under the name of the library's: the functions below are themselves part of what a digest covers, so that another name
+# in them would part every stored record from the code that made it.
+ast = SimpleNamespace(**vars(ast) | {"dump": _dump})
 
 PACKAGES = ("tensorflow", "keras", "numpy", "scikit-learn", "scipy", "scikit-image", "lime", "ai-edge-litert")
 
@@ -63,20 +83,6 @@ def _bare_tree(thing) -> ast.AST:
     return tree
 
 
-def _written(node) -> str:
-    """A syntax tree as text, as Python 3.11's `ast.dump` writes it: later ones name what type parameters a function
-    lacks, or leave out empty lists, and would find none of the records that another version of Python made."""
-    if isinstance(node, list):
-        return f"[{', '.join(map(_written, node))}]"
-    if not isinstance(node, ast.AST):
-        return repr(node)
-    fields = {name: getattr(node, name, None) for name in node._fields}
-    absent = {name for name, value in fields.items() if value is None and getattr(type(node), name, ...) is None}
-    absent |= {"type_params"} if not fields.get("type_params") else set()
-    said = (f"{name}={_written(value)}" for name, value in fields.items() if name not in absent)
-    return f"{type(node).__name__}({', '.join(said)})"
-
-
 def _mentions(thing, tree: ast.AST) -> tuple[list, list]:
     """What the code of `thing` names, as `name` or as `module.name`: functions and classes of this package, and
     constants."""
@@ -109,7 +115,7 @@ def code_version(*objects) -> str:
         if name not in trees:
             tree = _bare_tree(thing)
             code, constants = _mentions(thing, tree)
-            trees[name] = (_written(tree), sorted(constants))
+            trees[name] = (ast.dump(tree), sorted(constants))
             waiting += code
     return hashlib.sha256(repr(sorted(trees.items())).encode()).hexdigest()[:12]
 
