@@ -134,6 +134,12 @@ def test_stored_notebook(name, guard):
     assert guard(load(ROOT / name)) == []
 
 
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_what_all_numbers_are_of_is_the_first_thing_that_is_said(name):
+    outputs = [output for cell in code_cells(load(ROOT / name)) for output in cell["outputs"]]
+    assert text_of(outputs[0].get("text", "")).startswith("DATA: ")
+
+
 def test_all_notebooks_are_listed_and_tested():
     assert sorted(path.name for path in ROOT.glob("*.ipynb")) == list(NOTEBOOKS)
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
