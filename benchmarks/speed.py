@@ -8,7 +8,8 @@
     limit      the student's forward and backward arithmetic at the rate of a large matrix product
 
 First those that distil are shown to compute the same loss and gradient on one batch. Then each round trains every
-variant once, so that the machine's moods fall on all alike; ratios are taken within a round.
+variant once, so that the machine's moods fall on all alike; ratios are taken within a round. The fast variants train
+several epochs in a round, whose median counts, and each is stored: epochs of one code can differ by the threads' moods.
 """
 
 import argparse
@@ -23,7 +24,7 @@ import tensorflow as tf
 
 from utils import fitting, losses, plots, results, signals
 from utils.data import Split, load_mnist, pipeline
-from utils.distiller import Distiller
+from utils.distiller import Distiller, OptimizerFirst
 from utils.methods import KD
 from utils.models import mnist_student, mnist_teacher
 from utils.progress import peak_memory
@@ -55,15 +56,16 @@ def mnist_sized(count: int) -> tuple[Split, str]:
     return whole.take(np.arange(count) % len(whole)), data.source
 
 
-def fit_rate(model, split: Split, teacher_signals=None, as_pairs: bool = False) -> float:
-    """Images a second in the second of two epochs: the first one pays for compiling and starting the pipeline."""
+def fit_rates(model, split: Split, teacher_signals=None, as_pairs: bool = False, epochs: int = 1) -> list[float]:
+    """Images a second in each of `epochs` epochs, after one that pays for compiling and starting the pipeline."""
     steps = pipeline.steps(len(split), BATCH)
-    data = pipeline.batches(split, batch_size=BATCH, epochs=2, signals=teacher_signals)
+    data = pipeline.batches(split, batch_size=BATCH, epochs=1 + epochs, signals=teacher_signals)
     if as_pairs:
         data = data.map(lambda batch: (batch["image"], batch["label"]))
     clock = EpochClock()
-    model.fit(data, epochs=2, steps_per_epoch=steps, shuffle=False, verbose=0, callbacks=[clock])
-    return len(split) / clock.seconds[1]
+    callbacks = [OptimizerFirst(), clock] if isinstance(model, Distiller) else [clock]  # as in `train_and_evaluate`
+    model.fit(data, epochs=1 + epochs, steps_per_epoch=steps, shuffle=False, verbose=0, callbacks=callbacks)
+    return [len(split) / seconds for seconds in clock.seconds[1:]]
 
 
 def template_loop(teacher, student):
@@ -107,11 +109,9 @@ def keras_distiller(teacher, student, jit: bool, temperature: float = T):
     return model
 
 
-def our_distiller(teacher, student, steps: int):
-    model = Distiller(student, teacher, KD(ALPHA, T))
-    model.compile(
-        optimizer=keras.optimizers.Adam(1e-3), jit_compile=True, steps_per_execution=fitting.block_length(steps)
-    )
+def our_distiller(teacher, student, steps: int, temperature: float = T):
+    model = Distiller(student, teacher, KD(ALPHA, temperature))
+    model.compile(optimizer=fitting.Adam(1e-3), jit_compile=True, steps_per_execution=fitting.block_length(steps))
     return model
 
 
@@ -171,8 +171,8 @@ def matrix_rate(size: int = 2048, times: int = 7) -> float:
     return 2 * size**3 / float(np.median(seconds))
 
 
-def race(teacher, split: Split, rounds: int) -> pd.DataFrame:
-    """Images a second of each variant in each round."""
+def race(teacher, split: Split, rounds: int, epochs: int) -> tuple[pd.DataFrame, dict[str, list[float]]]:
+    """Images a second of each variant in each round, and of the fast ones in every epoch, {name: [rates]}."""
     short, shorter = split.take(np.arange(12800)), split.take(np.arange(2560))
     keras_xla, keras_plain = (keras_distiller(teacher, fresh_student(), jit) for jit in (True, False))
     live = our_distiller(teacher, fresh_student(), pipeline.steps(len(short), BATCH))
@@ -190,20 +190,24 @@ def race(teacher, split: Split, rounds: int) -> pd.DataFrame:
         return len(short) / (time.perf_counter() - began)
 
     variants = {
-        "template": lambda: template(shorter),
-        "keras, XLA": lambda: fit_rate(keras_xla, short, as_pairs=True),
-        "keras, no XLA": lambda: fit_rate(keras_plain, short, as_pairs=True),
-        "live": lambda: fit_rate(live, short),
-        "cached": lambda: fit_rate(cached, split, answers),
-        "scratch": lambda: fit_rate(alone, split, as_pairs=True),
-        "limit": lambda: matrix_rate() / IMAGE_FLOPS,
-        "teacher pass": teacher_pass,
+        "template": lambda: [template(shorter)],
+        "keras, XLA": lambda: fit_rates(keras_xla, short, as_pairs=True),
+        "keras, no XLA": lambda: fit_rates(keras_plain, short, as_pairs=True),
+        "live": lambda: fit_rates(live, short),
+        "cached": lambda: fit_rates(cached, split, answers, epochs=epochs),
+        "scratch": lambda: fit_rates(alone, split, as_pairs=True, epochs=epochs),
+        "limit": lambda: [matrix_rate() / IMAGE_FLOPS],
+        "teacher pass": lambda: [teacher_pass()],
     }
-    rows = []
+    found = {name: [] for name in variants}
     for number in range(rounds + 1):
-        rows.append({name: measure() for name, measure in variants.items()})
-        print(f"round {number}: " + ", ".join(f"{name} {rate:,.0f}" for name, rate in rows[-1].items()), flush=True)
-    return pd.DataFrame(rows[1:])  # round 0 warms up
+        for name, measure in variants.items():
+            found[name].append(measure())
+        now = ", ".join(f"{name} {np.median(rates[-1]):,.0f}" for name, rates in found.items())
+        print(f"round {number}: {now}", flush=True)
+    found = {name: rates[1:] for name, rates in found.items()}  # round 0 warms up
+    table = pd.DataFrame({name: [float(np.median(rates)) for rates in of] for name, of in found.items()})
+    return table, {name: np.concatenate(of).tolist() for name, of in found.items() if len(of[0]) > 1}
 
 
 def ratios(rates: pd.DataFrame, epochs: int = 12) -> pd.DataFrame:
@@ -231,10 +235,9 @@ def sweep_seconds(teacher, split: Split, epochs: int, keras_jit: bool) -> dict:
     began = time.perf_counter()
     answers = signals.teacher_signals(teacher, split, folder=None)
     for t in temperatures:
-        model = Distiller(fresh_student(), None, KD(ALPHA, float(t)))
-        model.compile(keras.optimizers.Adam(1e-3), jit_compile=True, steps_per_execution=fitting.block_length(steps))
+        model = our_distiller(None, fresh_student(), steps, float(t))
         data = pipeline.batches(split, batch_size=BATCH, epochs=epochs, signals=answers)
-        model.fit(data, epochs=epochs, steps_per_epoch=steps, shuffle=False, verbose=0)
+        model.fit(data, epochs=epochs, steps_per_epoch=steps, shuffle=False, verbose=0, callbacks=[OptimizerFirst()])
     found["ours"] = time.perf_counter() - began
     began = time.perf_counter()
     for t in temperatures:
@@ -263,7 +266,8 @@ def growth(teacher, split: Split) -> dict:
         for _ in range(students):
             data = pipeline.batches(part, batch_size=BATCH, epochs=max(epochs, views), view=view, signals=answers)
             model = our_distiller(None, fresh_student(), steps)
-            model.fit(data, epochs=max(epochs, views), steps_per_epoch=steps, shuffle=False, verbose=0)
+            model.fit(data, epochs=max(epochs, views), steps_per_epoch=steps, shuffle=False, verbose=0,
+                      callbacks=[OptimizerFirst()])  # fmt: skip
         return {"teacher": asked, "students": time.perf_counter() - began}
 
     for name, sizes in {
@@ -299,21 +303,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5, help="counted rounds after one warm-up (default 5)")
     parser.add_argument("--images", type=int, default=60000, help="images in an epoch of the fast variants")
-    parser.add_argument("--sweep-images", type=int, default=12800, help="images of the timed sweep")
+    parser.add_argument(
+        "--epochs", type=int, default=4, help="counted epochs of the fast variants in a round (default 4)"
+    )
+    parser.add_argument("--sweep-images", type=int, default=60000, help="images of the timed sweep")
     parser.add_argument("--sweep-epochs", type=int, default=12, help="epochs of the timed sweep")
     options = parser.parse_args()
-    if options.rounds < 1 or options.images < MOST_IMAGES or options.sweep_images > options.images:
-        parser.error(f"--rounds from 1, --images from {MOST_IMAGES:,}, --sweep-images of no more than these")
+    if min(options.rounds, options.epochs) < 1 or options.images < MOST_IMAGES or options.sweep_images > options.images:
+        parser.error(
+            f"--rounds and --epochs from 1, --images from {MOST_IMAGES:,}, --sweep-images of no more than these"
+        )
     split, source = mnist_sized(options.images)
     keras.utils.set_random_seed(0)
     teacher = mnist_teacher()
     check = same_loss_and_gradient(teacher, split)
     print(pd.DataFrame(check).T.to_string(), "\n")
-    rates = race(teacher, split, options.rounds)
+    rates, by_epoch = race(teacher, split, options.rounds, options.epochs)
     ratio = ratios(rates)
     keras_jit = bool(rates["keras, XLA"].median() > rates["keras, no XLA"].median())
     numbers = {
         "rates": rates.to_dict("list"),
+        "by epoch": by_epoch,
         "ratios": ratio.to_dict("list"),
         "same loss": check,
         "sweep": sweep_seconds(teacher, split.take(np.arange(options.sweep_images)), options.sweep_epochs, keras_jit),
@@ -322,6 +332,8 @@ def main() -> None:
     }
     for name, table in (("images per second", rates), ("ratios within a round", ratio)):
         print(f"\n{name}\n{table.agg(['min', 'median', 'max']).T.round(2).to_string()}")
+    for name, of_epochs in by_epoch.items():
+        print(f"{name}, images a second in each epoch: {' '.join(f'{rate:.0f}' for rate in of_epochs)}")
     print("\nsix-temperature sweep, seconds:", {k: round(v, 2) for k, v in numbers["sweep"].items()})
     for name, sizes in numbers["growth"].items():
         line = {size: {part: round(s, 2) for part, s in parts.items()} for size, parts in sizes.items()}

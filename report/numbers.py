@@ -13,6 +13,7 @@ between spaces belongs to a key. `{{if name}} ... {{end}}` keeps its text where 
     p               "< 0.001" or "0.024"
     MB.2f           bytes as megabytes
     median.1f       of a list of numbers
+    span.1f         "4.1 to 4.9", least and greatest of a list of numbers
     count           the length of a list
     list            its entries, with commas
 """
@@ -123,7 +124,9 @@ def _entry(found, key: str, name: str):
 def written(value, form: str) -> str:
     """A value in one of the formats that the module's docstring lists, with a minus sign instead of a hyphen."""
     text = _written(value, form)
-    return text.replace("-", "−") if isinstance(value, int | float | dict) or form.startswith("median") else text
+    return (
+        text.replace("-", "−") if isinstance(value, int | float | dict) or form.startswith(("median", "span")) else text
+    )
 
 
 def _written(value, form: str) -> str:
@@ -142,6 +145,8 @@ def _written(value, form: str) -> str:
         return f"{value / 1e6:{digits}}"
     if kind == "median":
         return f"{statistics.median(value):{digits}}"
+    if kind == "span":
+        return f"{min(value):{digits}} to {max(value):{digits}}"
     if form == "count":
         return str(len(value))
     if form == "list":

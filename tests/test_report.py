@@ -65,6 +65,7 @@ def report_text(folder):
         ([-1.5, -2], "median.1f", "−1.8"),
         (1284648, "MB.2f", "1.28"),
         ([3, 1, 2.5], "median.1f", "2.5"),
+        ([3, -1, 2.5], "span.1f", "−1.0 to 3.0"),
         ([3, 1, 2], "count", "3"),
         (["crd", "takd"], "list", "crd, takd"),
     ],

@@ -537,6 +537,25 @@ def test_a_base_without_pretraining_gets_statistics_that_keep_its_signal(data):
     assert norm.momentum == 0.99 and not norm.trainable
 
 
+def test_settling_lets_go_of_what_is_read_no_more_and_ends_in_the_bits_of_a_plain_call(data, monkeypatch):
+    plain, settled = (keras.utils.set_random_seed(0) or mhist_student() for _ in range(2))
+    plain.get_layer("norm").momentum = 0.0
+    plain.get_layer("norm").trainable = True
+    plain(pipeline.to_float(data.train.images), training=True)
+    normalise, in_graph = keras.layers.BatchNormalization.call, []
+
+    def watched(self, *given, **options):
+        in_graph.append(tf.inside_function())
+        return normalise(self, *given, **options)
+
+    monkeypatch.setattr(keras.layers.BatchNormalization, "call", watched)
+    pretraining.settle_batch_norm(settled, data.train.images)
+    assert in_graph and all(in_graph)
+    for ours, expected in zip(settled.get_weights(), plain.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, expected)
+    assert not tf.config.optimizer.get_experimental_options().get("disable_meta_optimizer")
+
+
 def test_head_and_base_make_the_model():
     model = mhist_student()
     head, base = head_of(model), base_of(model)

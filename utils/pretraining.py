@@ -4,6 +4,7 @@ A number that a network reaches by transfer learning says as much of its start a
 label, which stands beside the numbers.
 """
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,17 +30,32 @@ PRETEXT_MOMENTUM = 0.9
 SETTLING_IMAGES = 128  # that batch normalisation gets its final statistics from
 
 
+@contextmanager
+def _as_written():
+    """Graphs run as they were written, and so with the same bits as without a graph: none is rewritten to be faster."""
+    before = tf.config.optimizer.get_experimental_options().get("disable_meta_optimizer", False)
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    try:
+        yield
+    finally:
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": before})
+
+
 def settle_batch_norm(model: keras.Model, images: np.ndarray) -> None:
     """Gives batch normalisation the statistics of some images uint8 [n, H, W, 3], layer after layer in one pass.
 
     Where it is to stay frozen, its statistics must be those of the weights it stands between. A base without
     pretraining has none, and its signal would die on the way; after a short one the moving averages lag behind.
+
+    The pass is a graph, which lets go of what later layers do not read: called as it is, a network keeps the output of
+    every layer to the end, which is 16 GiB for ResNet50V2 and 128 images of 224 pixels.
     """
     normalisations = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
     before = [layer.momentum for layer in normalisations]
     for layer in normalisations:
         layer.trainable, layer.momentum = True, 0.0
-    model(to_float(images), training=True)
+    with _as_written():
+        tf.function(lambda x: model(to_float(x), training=True))(tf.constant(images))
     for layer, momentum in zip(normalisations, before, strict=True):
         layer.trainable, layer.momentum = False, momentum
 

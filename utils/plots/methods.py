@@ -31,7 +31,8 @@ def method_comparison(numbers, text):
         ax.set_yticks(range(len(panel["rows"])), [row["name"] for row in reversed(panel["rows"])])
         reference = next(row["mean"] for row in panel["rows"] if row["name"] == kd)
         ax.axvline(reference, color=TEACHER, lw=0.8, ls=":")
-        ax.axvspan(panel["teacher"]["low"], panel["teacher"]["high"], color="0.85", lw=0)
+        # An edge of its own, so that a single teacher, whose band has no width, is seen too.
+        ax.axvspan(panel["teacher"]["low"], panel["teacher"]["high"], color="0.85", lw=1.5)
         ax.text(panel["teacher"]["mean"], 1.01, "teacher", ha="center", fontsize=8, transform=ax.get_xaxis_transform())
         ax.set(xlabel=numbers.get("unit", "test accuracy, %"), ylim=(-0.7, len(panel["rows"]) - 0.3))
         ax.set_title(panel["title"], pad=16)  # above the word "teacher"
