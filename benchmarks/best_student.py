@@ -3,7 +3,7 @@
 Task 1 ends its comparison with a ladder to the best student of 12 epochs (question 13), whose steps were read on test
 images only. Here the same steps, and two controls that the ladder lacks, are trained on the 55,000 images of the
 training split and read on the 5,000 of validation: no test image has a part in it. Teachers and students are trained
-anew, for they must not have seen the validation images; their records lie in a folder of their own. Some three hours on
+anew, for they must not have seen the validation images; their records lie in a folder of their own. Some two hours on
 two cores; every finished run is recorded, so it can be interrupted and goes on where it was.
 """
 
