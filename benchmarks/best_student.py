@@ -1,10 +1,10 @@
 """Would validation have taken each step to the best student? `python -m benchmarks.best_student`.
 
 Task 1 ends its comparison with a ladder to the best student of 12 epochs (question 13), whose steps were read on test
-images only. Here the same steps, and two controls that the ladder lacks, are trained on the 55,000 images of the
-training split and read on the 5,000 of validation: no test image has a part in it. Teachers and students are trained
-anew, for they must not have seen the validation images; their records lie in a folder of their own. Some two hours on
-two cores; every finished run is recorded, so it can be interrupted and goes on where it was.
+images first. Here the same steps, their controls, and one that the ladder lacks, KD with all of them, are trained on
+the 55,000 images of the training split and read on the 5,000 of validation: no test image has a part in it. Teachers
+and students are trained anew, for they must not have seen the validation images; their records lie in a folder of their
+own. Some two hours on two cores; every finished run is recorded, so it can be interrupted and goes on where it was.
 """
 
 import argparse
@@ -95,8 +95,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help=f"(default {SEEDS})")
     options = parser.parse_args()
-    if min(options.seeds) < 0 or len(set(options.seeds)) < 2:
-        parser.error(f"--seeds are two different numbers from 0 or more, not {options.seeds}: one run is no finding.")
+    if min(options.seeds) < 0 or not 2 <= len(options.seeds) == len(set(options.seeds)):
+        parser.error(f"--seeds are at least two numbers from 0, each once, not {options.seeds}: one run is no finding.")
     tf.get_logger().setLevel("ERROR")  # it warns that every run traces a graph of its own, which is the intention
     data = load_mnist()
     found = steps(data, options.seeds)

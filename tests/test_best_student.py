@@ -61,8 +61,9 @@ def test_gains_are_between_neighbours_and_validation_stops_at_the_highest_step()
     assert read["last minus scratch"]["mean"] == pytest.approx(1.65)
 
 
-def test_one_seed_is_no_finding(monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["best_student", "--seeds", "4"])
+@pytest.mark.parametrize("seeds", [["4"], ["1", "1", "2"]])
+def test_one_seed_is_no_finding_and_none_counts_twice(monkeypatch, capsys, seeds):
+    monkeypatch.setattr("sys.argv", ["best_student", "--seeds", *seeds])
     with pytest.raises(SystemExit):
         best_student.main()
     assert "one run is no finding" in capsys.readouterr().err

@@ -48,7 +48,7 @@ def settle_batch_norm(model: keras.Model, images: np.ndarray) -> None:
     pretraining has none, and its signal would die on the way; after a short one the moving averages lag behind.
 
     The pass is a graph, which lets go of what later layers do not read: called as it is, a network keeps the output of
-    every layer to the end, which is 16 GiB for ResNet50V2 and 128 images of 224 pixels.
+    every layer to the end, which is some 16 GiB for ResNet50V2 and 128 images of 224 pixels.
     """
     normalisations = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
     before = [layer.momentum for layer in normalisations]
