@@ -91,35 +91,46 @@ def judged(found: dict[str, list[Run]]) -> dict:
     }
 
 
+def seeds_asked(description: str, default: tuple[int, ...]) -> list[int]:
+    """The seeds of the command line; it is refused where they are no finding."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--seeds", type=int, nargs="+", default=default, help=f"(default {default})")
+    seeds = parser.parse_args().seeds
+    if min(seeds) < 0 or not 2 <= len(seeds) == len(set(seeds)):
+        parser.error(f"--seeds are at least two numbers from 0, each once, not {seeds}: one run is no finding.")
+    return seeds
+
+
+def panel(title: str, table, found: dict[str, list[Run]], teacher: Run) -> dict:
+    """What `plots.method_comparison` draws of a table that `comparison.compare` made of runs under one teacher."""
+    return {
+        "title": title,
+        "teacher": dict.fromkeys(("mean", "low", "high"), 100 * teacher.accuracy),
+        "rows": [
+            {"name": name, "mean": row["accuracy"], "low": row["low"], "high": row["high"], "tie": bool(row["tie"]),
+             "seeds": (100 * training.values(found[name])).tolist()}
+            for name, row in table.iterrows()
+        ],
+    }  # fmt: skip
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help=f"(default {SEEDS})")
-    options = parser.parse_args()
-    if min(options.seeds) < 0 or not 2 <= len(options.seeds) == len(set(options.seeds)):
-        parser.error(f"--seeds are at least two numbers from 0, each once, not {options.seeds}: one run is no finding.")
+    seeds = seeds_asked(__doc__.splitlines()[0], SEEDS)
     tf.get_logger().setLevel("ERROR")  # it warns that every run traces a graph of its own, which is the intention
     data = load_mnist()
-    found = steps(data, options.seeds)
+    found = steps(data, seeds)
     table = comparison.compare(found).loc[list(found)]
     read = judged(found)
     plain, better = teachers(data)
     numbers = {
         "rows": table.rename_axis("name").reset_index().to_dict("records"), **read,
         "teacher": 100 * plain.accuracy, "better teacher": 100 * better.accuracy, "images": len(data.validation),
-        "panels": [{
-            "title": "the same steps, on validation",
-            "teacher": {"mean": 100 * plain.accuracy, "low": 100 * plain.accuracy, "high": 100 * plain.accuracy},
-            "rows": [
-                {"name": name, "mean": row["accuracy"], "low": row["low"], "high": row["high"],
-                 "tie": bool(row["tie"]), "seeds": (100 * training.values(found[name])).tolist()}
-                for name, row in table.iterrows()
-            ],
-        }],
+        "panels": [panel("the same steps, on validation", table, found, plain)],
         "unit": "validation accuracy, %",
     }  # fmt: skip
     plots.publish(
         "benchmark_best_student", plots.method_comparison, numbers,
-        {"task": "benchmark", "source": data.source, "seeds": list(options.seeds),
+        {"task": "benchmark", "source": data.source, "seeds": list(seeds),
          "note": f"{len(data.validation):,} validation images; mean and 95% interval over seeds"}, settings.figures,
     )  # fmt: skip
     print(comparison.shown(table)[["test accuracy, %", "errors", "against kd, points [95%]", "p, corrected"]]

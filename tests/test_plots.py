@@ -53,6 +53,11 @@ FIGURES |= {
         "classes": ["a", "b"], "labels": [0, 1, 1], "networks": [{"title": "n", "points": [[0, 1], [1, 0], [1, 1]]}]
     },
     "learning_curves_of_methods": {"curves": {"kd": [3, 2, 1], "dkd": [3, 2, 0.5]}},
+    "over_students": {
+        "calibration": [{"name": n, "error": METHOD, "error with it": METHOD} for n in ("scratch", "kd, T = 4")],
+        "teacher": {"error": 0.4, "error with it": 0.2},
+        "explanations": {"rank_correlation": {"kd, T = 4": METHOD, "scratch": METHOD, "difference": INTERVAL}},
+    },
 }  # fmt: skip
 FIGURES["cost_by_layer"]["networks"][0]["rows"][0]["multiply_adds"] = 5
 
@@ -75,12 +80,22 @@ def test_each_figure_is_saved_with_its_numbers_and_origin(name, tmp_path):
 
 
 WITHOUT = {"digits", "soft_targets", "paired_runs", "cost_by_layer", "method_comparison", "learning_curves_of_methods"}
+WITHOUT |= {"over_students"}
 
 
 @pytest.mark.parametrize("name", sorted(set(FIGURES) - WITHOUT))  # shared axes, or names in the place of numbers
 def test_axes_with_numbers_are_named(name, tmp_path):
     figure = plots.publish(name, getattr(plots, name), FIGURES[name], ORIGIN, tmp_path)
     assert figure.axes[0].get_xlabel() and all(ax.get_ylabel() for ax in figure.axes)
+
+
+def test_of_each_kind_of_student_all_seeds_are_drawn_and_the_difference_is_no_row():
+    figure = plots.over_students(FIGURES["over_students"], "caption")
+    left, right = figure.axes
+    ticks = [line for line in left.lines if line.get_marker() == "|"]
+    assert [list(line.get_xdata()) for line in ticks] == [METHOD["seeds"]] * 4
+    assert [label.get_text() for label in right.get_yticklabels()] == ["scratch", "kd, T = 4"]
+    assert sum(line.get_linestyle() == ":" for line in left.lines) == 2  # the teacher, as it is and mended
 
 
 # The same figures for a score that is no accuracy.

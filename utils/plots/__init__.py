@@ -5,7 +5,7 @@ from pathlib import Path
 from utils.plots.base import BLUE, GREEN, ORANGE, PURPLE, RUN, SKY, STYLE, YELLOW, caption, publish, save, store
 from utils.plots.explain import explanation_scores, explanations
 from utils.plots.methods import features, gain_against_cost, learning_curves_of_methods, method_comparison
-from utils.plots.ship import corruption_curves, cost_frontier, reliability_diagram
+from utils.plots.ship import corruption_curves, cost_frontier, over_students, reliability_diagram
 from utils.plots.task1 import (
     cost_by_layer,
     diagrams,
@@ -66,6 +66,7 @@ __all__ = [
     "learning_curves",
     "learning_curves_of_methods",
     "method_comparison",
+    "over_students",
     "paired_runs",
     "polyp_sheet",
     "polyp_views",

@@ -89,6 +89,13 @@ def band(ax, x, lines, colour, label, style="-", possible=(-np.inf, np.inf)):
         ax.fill_between(x, low, high, color=colour, alpha=0.2, lw=0)
 
 
+def mean_and_seeds(ax, found, y, colour, face=None, label=None):
+    """A row of a comparison: a tick for each seed, the mean and its 95% interval ("seeds", "mean", "low", "high")."""
+    ax.plot(found["seeds"], np.full(len(found["seeds"]), y), "|", color=colour, alpha=0.5, ms=7)
+    ax.plot([found["low"], found["high"]], [y, y], color=colour, lw=1.5)
+    ax.plot(found["mean"], y, "o", color=colour, mfc=face or colour, ms=6, label=label)
+
+
 def temperature_axis(ax, temperatures):
     ax.set_xscale("log", base=2)
     ax.xaxis.set_major_locator(FixedLocator(temperatures))

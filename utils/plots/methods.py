@@ -5,7 +5,19 @@ import math
 import numpy as np
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from utils.plots.base import BLUE, DISTILLED, GREEN, ORANGE, PURPLE, SCRATCH, SKY, TEACHER, YELLOW, frame
+from utils.plots.base import (
+    BLUE,
+    DISTILLED,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    SCRATCH,
+    SKY,
+    TEACHER,
+    YELLOW,
+    frame,
+    mean_and_seeds,
+)
 
 NEAR = 1.12  # costs that differ by less than this factor are about equal
 
@@ -24,10 +36,7 @@ def method_comparison(numbers, text):
         kd = panel.get("reference", "kd")
         for y, row in enumerate(reversed(panel["rows"])):
             colour = TEACHER if row["name"] == kd else SCRATCH if row["name"].startswith("scratch") else BLUE
-            face = "white" if row["tie"] else colour
-            ax.plot(row["seeds"], np.full(len(row["seeds"]), y), "|", color=colour, alpha=0.5, ms=7)
-            ax.plot([row["low"], row["high"]], [y, y], color=colour, lw=1.5)
-            ax.plot(row["mean"], y, "o", color=colour, mfc=face, ms=6)
+            mean_and_seeds(ax, row, y, colour, face="white" if row["tie"] else None)
         ax.set_yticks(range(len(panel["rows"])), [row["name"] for row in reversed(panel["rows"])])
         reference = next(row["mean"] for row in panel["rows"] if row["name"] == kd)
         ax.axvline(reference, color=TEACHER, lw=0.8, ls=":")

@@ -3,7 +3,20 @@
 import numpy as np
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from utils.plots.base import BLUE, DISTILLED, GREEN, PURPLE, SCRATCH, SKY, TEACHER, YELLOW, band, frame
+from utils.plots.base import (
+    BLUE,
+    DISTILLED,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    SCRATCH,
+    SKY,
+    TEACHER,
+    YELLOW,
+    band,
+    frame,
+    mean_and_seeds,
+)
 
 ROLES = {"teacher": (TEACHER, "s"), "assistant": (GREEN, "^"), "distilled": (DISTILLED, "o"), "scratch": (SCRATCH, "D")}
 LINES = ((TEACHER, "-", "s"), (SCRATCH, "--", "D"), (BLUE, "-", "o"), (GREEN, "-.", "^"), (PURPLE, ":", "v"),
@@ -43,6 +56,33 @@ def reliability_diagram(numbers, text):
         ax.tick_params(labelbottom=True)
     for ax in axes[:, 0]:
         ax.set_ylabel("accuracy; grey: share of images")
+    return figure
+
+
+def over_students(numbers, text):
+    """Calibration error of each kind of student, as it is and with a fitted temperature, and how alike LIME's maps of
+    a student and of the teacher are: a tick for each student, mean and 95% interval over students.
+
+    numbers: "calibration", [{"name", "error", "error with it"}], and "explanations", {"rank_correlation": {name: …}},
+    whose leaves hold "mean", "low", "high" and "seeds"; "teacher", {"error", "error with it"}.
+    """
+    figure, ((left, right),) = frame(1, 2, 10.4, 0.42 * len(numbers["calibration"]) + 1.5, text, width_ratios=(3, 2))
+    names = []
+    for y, row in enumerate(reversed(numbers["calibration"])):
+        names.append(row["name"])
+        for number, colour, lift, label in (("error", ORANGE, 0.14, "as it is"),
+                                            ("error with it", BLUE, -0.14, "with a fitted temperature")):  # fmt: skip
+            mean_and_seeds(left, row[number], y + lift, colour, label=None if y else label)
+    left.set_yticks(range(len(names)), names)
+    for number, colour in (("error", ORANGE), ("error with it", BLUE)):
+        left.axvline(numbers["teacher"][number], color=colour, lw=1, ls=":")
+    left.set(xlabel="calibration error, % (dotted: the teacher's)", xlim=(0, None))
+    left.legend(loc="lower right")
+    arms = {name: found for name, found in numbers["explanations"]["rank_correlation"].items() if "seeds" in found}
+    for y, (name, found) in enumerate(reversed(arms.items())):
+        mean_and_seeds(right, found, y, SCRATCH if name == "scratch" else DISTILLED)
+    right.set_yticks(range(len(arms)), reversed(arms))
+    right.set(xlabel="rank correlation of LIME's map with the teacher's", ylim=(-0.7, len(arms) - 0.3))
     return figure
 
 
