@@ -29,19 +29,15 @@ EXPLAINED = ("kd, T = 4", "scratch")
 IMAGES, SAMPLES = 100, 2000  # digits that LIME explains, and samples for each, as in the notebook
 
 
-def places() -> dict:
-    """Where records and weights lie: apart from the notebook's, whose teacher may have other weights."""
-    return {"runs": settings.runs / "other_seeds", "cache": settings.cache / "other_seeds"}
-
-
 def students(data: Dataset, teacher: Run, seeds) -> dict[str, list[Run]]:
-    """{arm: [run of each seed]}, none of which saw a validation image."""
+    """{arm: [run of each seed]}, none of which saw a validation image. They lie with the ladder's on validation, which
+    begins with some of them."""
     found = {name: [] for name in ARMS}
     for seed in seeds:
         for name, method in ARMS.items():
             found[name].append(training.train_and_evaluate(
                 mnist_student, method, data, teacher=teacher, seed=seed, purpose="choose",
-                epochs=best_student.EPOCHS, title=f"{name}, seed {seed}", **places(),
+                epochs=best_student.EPOCHS, title=f"{name}, seed {seed}", **best_student.places(),
             ))  # fmt: skip
     return found
 

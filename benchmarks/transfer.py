@@ -120,15 +120,20 @@ def expected_hours(seconds_per_image: dict, rate: float) -> dict:
 
     Each network is fine-tuned on every image 25 times (longer runs count as several); each teacher is asked once for
     each of 10 views, and so is the base that it starts from; the ensemble's are asked again. What else is asked or
-    trained for hints and blended views is left out. The T4 is taken to be faster by the ratio of its peak to
-    `rate`, the operations a second of a large matrix product here: an estimate, since it neither counts tracing nor
-    how well each layer fills a GPU.
+    trained for hints and blended views is left out, and validation after each epoch. The T4 is taken to be faster by
+    the ratio of its peak to `rate`, the operations a second of a large matrix product here: a lower bound, since small
+    layers fill a GPU less well than a processor. What it would take where they do half, or a fifth, as well as here is
+    given beside it: these two shares are assumed.
     """
     asked = (2 * TEACHERS + ASKED_TOGETHER) * VIEWS
     teachers = IMAGES * (TEACHERS * EPOCHS * seconds_per_image["teacher"] + asked * seconds_per_image["asking"])
     students = STUDENTS * IMAGES * EPOCHS * seconds_per_image["student"]
     here = float(teachers + students) / 3600
-    return {"this machine": here, "Colab T4": here * rate / T4_RATE}
+    bound = here * rate / T4_RATE
+    return {
+        "this machine": here, "Colab T4": bound,
+        "Colab T4, filled half as well": 2 * bound, "Colab T4, filled a fifth as well": 5 * bound,
+    }  # fmt: skip
 
 
 def tuning_epoch(race: Race, rounds: int) -> pd.DataFrame:

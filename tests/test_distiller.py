@@ -210,6 +210,19 @@ def test_callbacks_evaluate_predict_and_saving_work_as_for_any_keras_model(tmp_p
     np.testing.assert_array_equal(loaded(images), student(images))
 
 
+def test_a_checkpoint_of_weights_brings_back_student_and_method(tmp_path):
+    teacher, student = network(1), network(2)
+    distiller = compiled(student, teacher, KD())
+    path = tmp_path / "best.weights.h5"
+    keep = keras.callbacks.ModelCheckpoint(path, monitor="loss", save_best_only=True, save_weights_only=True)
+    fit(distiller, batches(), epochs=2, callbacks=[keep])
+    kept = weights_of(student)
+    fit(distiller, batches(), epochs=1)
+    assert not same(weights_of(student), kept)
+    distiller.load_weights(path)
+    assert same(weights_of(student), kept)
+
+
 @pytest.mark.parametrize("options", [{}, {"jit_compile": True, "steps_per_execution": 2}])
 def test_the_first_loss_that_is_not_finite_ends_the_training_and_names_its_step(options):
     student = network(2, activation=None)  # TensorFlow's ReLU turns NaN into 0 on CPUs

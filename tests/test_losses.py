@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from tests.methods.fixtures import both_precisions
 from utils import losses
+from utils.methods import KD, Scratch
 
 STUDENT = [[1.0, 2.0, 0.5], [0.2, -0.3, 1.1]]
 TEACHER = [[2.0, 1.0, 0.1], [0.0, 0.5, 2.5]]
@@ -164,6 +165,16 @@ def test_student_loss_weighs_the_distillation_term_with_alpha(to, close):
     close(total(0), 0.9835306993)
     close(total(1), SCALED_KL[4])
     close(total(0.25), 0.75 * 0.9835306993 + 0.25 * SCALED_KL[4])
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+def test_the_methods_that_train_compute_the_assignment_s_functions(alpha):
+    teacher, student = tf.constant(TEACHER), tf.constant(STUDENT)
+    batch, outputs = {"label": tf.constant(LABELS), "teacher": {"logits": teacher}}, {"logits": student}
+    total, _ = KD(alpha, 4.0).loss(batch, outputs, {})
+    np.testing.assert_allclose(total, losses.compute_student_loss(LABELS, teacher, student, alpha, 4.0), rtol=1e-6)
+    alone, _ = Scratch().loss(batch, outputs, {})
+    np.testing.assert_allclose(alone, losses.compute_teacher_loss(LABELS, student), rtol=1e-6)
 
 
 def test_a_certain_teacher_at_alpha_1_and_t_1_is_plain_cross_entropy():

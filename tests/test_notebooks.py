@@ -11,7 +11,9 @@ import types
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
+from PIL import Image
 
 from utils.notebooks import FIRST_CELL, NOTEBOOKS, ROOT
 
@@ -138,6 +140,15 @@ def test_stored_notebook(name, guard):
 def test_what_all_numbers_are_of_is_the_first_thing_that_is_said(name):
     outputs = [output for cell in code_cells(load(ROOT / name)) for output in cell["outputs"]]
     assert text_of(outputs[0].get("text", "")).startswith("DATA: ")
+
+
+def test_the_stored_results_lie_where_these_networks_come_out():
+    """The quick profile's floors are wide; those of MNIST, full profile, are held on what is stored."""
+    stored = json.loads((ROOT / "figures/summary-task1.json").read_text(encoding="utf-8"))
+    assert stored["profile"] == "full" and stored["source"].startswith("MNIST, 60,000")
+    mean = {name: found["mean"] for name, found in stored["intervals"].items()}
+    assert mean["teacher"] >= 99.20 and mean["distilled, shifted views"] >= 99.05
+    assert 98.65 <= mean["distilled"] <= 98.95 and 97.85 <= mean["from scratch"] <= 98.25
 
 
 def test_all_notebooks_are_listed_and_tested():
@@ -291,3 +302,37 @@ def test_first_cell_installs_only_what_colab_lacks(tmp_path, run_first_cell, mon
     commands = run_first_cell(tmp_path / "content")
     lacking = [name for name in ("lime", "keras_flops") if name not in present]
     assert [command[5:] for command in commands] == ([lacking] if lacking else [])
+
+
+def mhist_folder(folder, train=200, test=90):
+    """A folder in MHIST's form, of flat pictures: what nbval, which runs on the stand-in, never meets."""
+    votes = np.random.default_rng(0).integers(0, 8, train + test)
+    lines = ["Image Name,Majority Vote Label,Number of Annotators who Selected SSA (Out of 7),Partition"]
+    (folder / "images").mkdir(parents=True)
+    for i, n in enumerate(votes):
+        Image.new("RGB", (224, 224), (30 * int(n), 100, 200)).save(folder / "images" / f"MHIST_{i:03}.png")
+        lines.append(f"MHIST_{i:03}.png,{'SSA' if n >= 4 else 'HP'},{n},{'train' if i < train else 'test'}")
+    (folder / "annotations.csv").write_text("\n".join(lines), encoding="utf-8")
+
+
+def test_task_2_takes_mhist_where_it_lies_and_publishes_none_of_its_pictures(tmp_path):
+    mhist_folder(tmp_path / "data" / "mhist_dataset")
+    source = ["".join(cell["source"]) for cell in code_cells(load(ROOT / "Task2.ipynb"))]
+    (last,) = [i for i, code in enumerate(source) if '"task2_views"' in code]
+    skipped = ("gradient_at_first_block", "count_flops", "teacher_counts")  # what asks the networks alone
+    wanted = [code for code in source[: last + 1] if not any(name in code for name in skipped)]
+    asked = """
+assert data.name == "MHIST" and not data.standin and WEIGHTS == "imagenet" and masks is None
+assert [len(part) for part in (data.train, data.validation, data.test)] == [96, 24, 80]
+"""
+    script = tmp_path / "cells.py"
+    script.write_text("\n".join([*wanted, asked]), encoding="utf-8")
+    places = {"KD_DATA": str(tmp_path / "data"), "KD_OUTPUT": str(tmp_path / "out"), "KD_PROFILE": "quick"}
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=ROOT, env=os.environ | places | {"MPLBACKEND": "Agg"},
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "DATA: MHIST, 200 + 90, not as published" in done.stdout
+    pictures = {path.parent.name for path in (tmp_path / "out").rglob("*.png")}
+    assert pictures == {"private_figures"}

@@ -139,6 +139,7 @@ def test_expected_hours_add_up():
     """By hand, at a second for each image and work: 1,849 × (18.9 × (25 + 20) + 9 × 10 + 109 × 25) seconds."""
     found = transfer.expected_hours({"teacher": 1.0, "asking": 1.0, "student": 1.0}, rate=transfer.T4_RATE / 10)
     assert found["this machine"] == pytest.approx(6_777_509.5 / 3600) and found["Colab T4"] == pytest.approx(188.26415)
+    assert found["Colab T4, filled a fifth as well"] == pytest.approx(5 * 188.26415)
 
 
 def test_the_stored_hours_are_those_of_the_stored_seconds():

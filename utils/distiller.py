@@ -69,6 +69,11 @@ class Distiller(keras.Model):
     method's heads; the teacher is not part of this model. `sizes` is what those heads may depend on; it is read
     from the live teacher where it isn't given.
 
+    It differs from other Keras models in this: `fit` and `evaluate` take such dicts only, as a dataset or as one dict
+    of arrays; what is measured is the method's terms and the accuracy, so that `compile(metrics=…)` adds nothing, and
+    there are no class weights; and a checkpoint holds weights (`ModelCheckpoint(…, save_weights_only=True)`), since a
+    live teacher and a method do not go into a file. `distiller.student.save(…)` keeps the student as a whole.
+
     With `jit_compile=True`, `steps_per_execution` batches are trained in one XLA call. The live
     teacher stays outside of it, since XLA's convolutions are slow on CPUs.
     """

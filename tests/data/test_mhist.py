@@ -100,6 +100,43 @@ def test_unzipped_or_zipped_is_the_same(folder, place):
     assert load(folder).digest == expected.digest
 
 
+@pytest.mark.parametrize("form", ["nested", "below", "IMAGES.ZIP", "beside a resource fork", "backslashes"])
+def test_the_download_is_found_as_people_unpack_it(folder, form):
+    plain = load(folder)  # before the files move
+    archive, table = folder / "images.zip", folder / "annotations.csv"
+    if form == "nested":
+        inner = folder / "mhist_dataset"
+        inner.mkdir()
+        for path in (archive, table):
+            path.rename(inner / path.name)
+    elif form == "below":
+        (folder / "images").mkdir()
+        archive.rename(folder / "images" / "images.zip")
+    elif form == "IMAGES.ZIP":
+        archive.rename(folder / "images (1).ZIP")
+    elif form == "beside a resource fork":
+        archive.rename(folder / "images (1).zip")
+        (folder / "._images (1).zip").write_bytes(b"resource fork")
+    else:
+        archive.unlink()
+        write_zip(folder, prefix="images\\")
+    found = load_mhist("mhist", folder, cache=folder.parent / "another cache")
+    for part in ("train", "validation", "test"):
+        one, other = getattr(plain, part), getattr(found, part)
+        np.testing.assert_array_equal(one.images, other.images)
+        np.testing.assert_array_equal(one.labels, other.labels)
+
+
+def test_two_tables_below_the_folder_are_not_chosen_between(folder):
+    for name in ("a", "b"):
+        (folder / name).mkdir()
+        (folder / name / "annotations.csv").write_bytes((folder / "annotations.csv").read_bytes())
+    load(folder)  # the one in the folder itself comes first
+    (folder / "annotations.csv").unlink()
+    with pytest.raises(MhistError, match=r"2 files annotations.csv.*a/annotations.csv, b/annotations.csv"):
+        load(folder)
+
+
 def test_a_linked_folder_of_images_is_read_and_a_link_that_leads_back_ends(folder, tmp_path):
     expected = load(folder)
     with zipfile.ZipFile(folder / "images.zip") as archive:

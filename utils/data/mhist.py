@@ -223,7 +223,7 @@ class _Archive:
         twice = []
         for info in infos:
             if not info.is_dir() and _counts_as_image(info.filename):
-                name = PurePosixPath(info.filename).name
+                name = PurePosixPath(info.filename.replace("\\", "/")).name  # as some Windows programs write them
                 twice += [name] if name in self.infos else []
                 self.infos[name] = info
         total = sum(info.file_size for info in self.infos.values())
@@ -249,10 +249,26 @@ class _Archive:
         return []
 
 
-def _counts_as_image(path: str) -> bool:
-    """Whether it is an image of the data set, and not what macOS packs beside each file."""
+def _given_out(path: str, ending: str) -> bool:
+    """Whether it is a file of the data set with this ending, and not what macOS packs beside each file."""
     parts = PurePosixPath(path.replace("\\", "/")).parts
-    return path.lower().endswith(".png") and "__MACOSX" not in parts and not parts[-1].startswith("._")
+    return path.lower().endswith(ending) and "__MACOSX" not in parts and not parts[-1].startswith("._")
+
+
+def _counts_as_image(path: str) -> bool:
+    return _given_out(path, ".png")
+
+
+def _annotations(folder: Path) -> Path:
+    """annotations.csv in the folder, or the only one below it: unpacking often makes a folder of its own."""
+    direct = folder / "annotations.csv"
+    below = [path for path in _files(folder) if path.name.lower() == direct.name]
+    if direct.is_file() or not below:
+        return direct
+    if len(below) > 1:
+        found = ", ".join(path.relative_to(folder).as_posix() for path in below[:SHOWN])
+        raise MhistError(f"There are {len(below)} files annotations.csv below {folder} ({found}): leave one of them.")
+    return below[0]
 
 
 def _images_in(folder: Path, wanted: list[str]):
@@ -261,13 +277,13 @@ def _images_in(folder: Path, wanted: list[str]):
     A stray picture, or an unzipping that was broken off, thus hides no zip that has them all.
     """
     unzipped = _Folder(folder)
-    zips = sorted(folder.glob("*.zip"))
+    zips = [path for path in _files(folder) if _given_out(path.relative_to(folder).as_posix(), ".zip")]
     if unzipped.names() and (unzipped.names() >= set(wanted) or not zips):
         _fail({"images that lie there more than once, and differ": sorted(set(unzipped.differing) & set(wanted))})
         return unzipped
     if not zips:
         raise MhistError(f"There are no images in {folder}: put images.zip there, or the unzipped images folder.")
-    return _Archive(next((path for path in zips if path.name == "images.zip"), zips[0]))
+    return _Archive(next((path for path in zips if path.name.lower() == "images.zip"), zips[0]))
 
 
 def _decoded(name: str, content: bytes) -> np.ndarray | str:
@@ -291,7 +307,7 @@ def _in_order(rows: list[Row]) -> tuple[list[Row], int, int]:
 
 
 def _load(folder: Path, cache: Path) -> Dataset:
-    rows = read_annotations(folder / "annotations.csv")
+    rows = read_annotations(_annotations(folder))
     complete = _warn_of_counts(rows)
     rows, second, third = _in_order(rows)
     pixels = _pixels(folder, cache, [row.name for row in rows])
