@@ -48,7 +48,7 @@ test: environment ## unit tests, then every cell of both notebooks in the quick 
 report: environment ## build/report.pdf and README.md from the stored results (seconds)
 	@KD_PROFILE=full $(VENV_PYTHON) -m report.build --readme
 
-bench: environment ## training speed against Keras's Distiller and the template's loop; what each method costs; Task 2 cached against plain; what can be learned from the drawings; which pieces LIME should hide; which steps to the best student validation takes; how far more epochs go; calibration and LIME over five students (over an hour; six more without the records of the last three)
+bench: environment ## training speed against Keras's Distiller and the template's loop; what each method costs; Task 2 cached against plain; what can be learned from the drawings; which pieces LIME should hide; which steps to the best student validation takes; how far more epochs go; calibration and LIME over five students (over an hour; several more without the records of the last three)
 	@KD_PROFILE=full $(VENV_PYTHON) -m benchmarks.speed
 	@KD_PROFILE=full $(VENV_PYTHON) -m benchmarks.methods
 	@KD_PROFILE=full $(VENV_PYTHON) -m benchmarks.transfer

@@ -3,9 +3,9 @@
 Task 1's ladder (question 13) ends at 12 epochs. Here the student is trained for 40, on 20 views of each digit that are
 shifted, turned, zoomed and sheared, with a falling rate and batches of 128: with the teacher of the ladder's end, by
 `cid` and by `kd`, and for as long without it. Which of the three is best is read on validation, with one seed; then all
-three are trained on all 60,000 digits and read on test digits, with five. Some three hours on two cores, most of them
-for the teacher and what it says of each view; every finished run is recorded, so it can be interrupted and goes on
-where it was. Two processes with seeds of their own can share the work, once the teacher is there.
+three are trained on all 60,000 digits and read on test digits, with five. Some three hours on two cores; every finished
+run is recorded, so it can be interrupted and goes on where it was. Two processes with seeds of their own can share the
+work, once the teacher is there.
 """
 
 from collections.abc import Iterable
@@ -51,15 +51,12 @@ def better_teacher(data) -> Run:
 
 
 def on_test(data, teacher: Run, seeds: Iterable[int]) -> dict[str, list[Run]]:
-    """{arm: [run of each seed]}, seed by seed. Without KD the teacher is only compared with."""
-    found = {name: [] for name in ARMS}
-    for seed in seeds:
-        for name, method in ARMS.items():
-            found[name].append(training.train_and_evaluate(
-                mnist_student, method, data, teacher=teacher, seed=seed, title=f"{name}, seed {seed}",
-                **LONG, **places(),
-            ))  # fmt: skip
-    return found
+    """{arm: [run of each seed]}. Without KD the teacher is only compared with."""
+    teachers = dict.fromkeys(seeds, teacher)
+    return {
+        name: comparison.across_seeds(method, data, teachers, build_model=mnist_student, title=name, **LONG, **places())
+        for name, method in ARMS.items()
+    }
 
 
 def judged(found: dict[str, list[Run]]) -> dict:

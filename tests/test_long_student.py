@@ -1,11 +1,12 @@
 """The long training chooses without test images, pairs its arms by seed, and is read as it says."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
 
 from benchmarks import best_student, long_student
-from utils.settings import settings
+from utils.settings import ROOT, settings
 
 
 @pytest.fixture
@@ -16,7 +17,8 @@ def asked(monkeypatch):
         runs.append(SimpleNamespace(model=build_model.__name__, method=method, teacher=teacher, **options))
         return runs[-1]
 
-    monkeypatch.setattr(long_student.training, "train_and_evaluate", train)
+    for module in (long_student.training, long_student.comparison):
+        monkeypatch.setattr(module, "train_and_evaluate", train)
     return runs
 
 
@@ -51,3 +53,15 @@ def test_differences_are_paired_and_have_the_sign_they_say():
     assert read["cid minus kd"]["mean"] == pytest.approx(0.125)
     assert read["kd minus scratch"]["mean"] == pytest.approx(0.1)
     assert read["cid minus scratch"]["mean"] == pytest.approx(0.225)
+
+
+def test_the_stored_student_is_as_good_as_is_told_and_the_runs_behind_it_are_there():
+    stored = json.loads((ROOT / "figures/benchmark_long_student.json").read_text())["numbers"]
+    rows = {row["name"]: row for row in stored["rows"]}
+    assert rows["cid"]["accuracy"] >= 99.45 and stored["best on validation"] == "cid"
+    records = [
+        json.loads(path.read_text()) for path in (ROOT / "figures/runs/long_student").glob("*student-*-report-*")
+    ]
+    for name, row in rows.items():
+        found = [r["metrics"]["accuracy"] for r in records if r["config"]["method"] == name]
+        assert len(found) == 5 and 100 * sum(found) / 5 == pytest.approx(row["accuracy"])

@@ -36,7 +36,7 @@ def run_of(model):
 def test_students_are_those_of_the_notebook_s_questions_and_never_saw_validation(monkeypatch):
     asked = []
     monkeypatch.setattr(
-        other_seeds.training, "train_and_evaluate", lambda *given, **options: asked.append(options) or options["seed"]
+        other_seeds.comparison, "train_and_evaluate", lambda *given, **options: asked.append(options) or options["seed"]
     )
     found = other_seeds.students(None, "teacher", (3, 5))
     assert {options["purpose"] for options in asked} == {"choose"} and {o["teacher"] for o in asked} == {"teacher"}

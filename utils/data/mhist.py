@@ -65,8 +65,8 @@ def load_mhist(
         source: "mhist": the folder, or an error that says how to get it. "standin": drawn images of the same schema.
             "auto": the first where it exists, else the second; one printed line says which. A folder that exists but
             is bad is always an error.
-        folder: holds annotations.csv and images.zip or the unzipped images; None means mhist_dataset/ in the data
-            folder of the settings.
+        folder: holds annotations.csv and images.zip or the unzipped images, or has them in folders below; None means
+            mhist_dataset/ in the data folder of the settings.
         cache: where the decoded images are kept; None means the cache of the settings.
         standin: how many images of how many pixels stand in, {"train": n, "test": n, "size": pixels}; None: as many as
             MHIST has.
