@@ -64,6 +64,7 @@ def test_errors_are_held_against_the_student_from_scratch_of_the_same_seed(data,
     scratch, cid = other_seeds.calibration_rows({name: [(name, 0), (name, 1)] for name in ("scratch", "cid")}, data)
     assert scratch["error"]["mean"] == 4 and "error minus scratch" not in scratch
     assert cid["error minus scratch"]["mean"] == pytest.approx(-0.75) and list(cid["error"]["seeds"]) == [2.0, 4.5]
+    assert cid["error minus scratch"]["sd"] == pytest.approx(0.5 / 2**0.5)  # of -1 and -0.5: paired by seed
 
 
 def test_a_student_with_the_teacher_s_weights_has_the_teacher_s_maps(data):
