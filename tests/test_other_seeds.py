@@ -1,5 +1,6 @@
 """Calibration and LIME over students: nothing that saw validation is calibrated on it, and pairs stay pairs."""
 
+import json
 from types import SimpleNamespace
 
 import keras
@@ -9,7 +10,7 @@ import pytest
 from benchmarks import other_seeds
 from utils import signals
 from utils.data import Dataset, Split
-from utils.settings import settings
+from utils.settings import ROOT, settings
 
 
 def network(seed):
@@ -82,3 +83,29 @@ def test_a_student_with_the_teacher_s_weights_has_the_teacher_s_maps(data, monke
     assert alike["kd, T = 4"]["mean"] == pytest.approx(1) and alike["scratch"]["mean"] < 0.9
     assert alike["difference"]["mean"] == pytest.approx(1 - alike["scratch"]["mean"])
     assert len(alike["scratch"]["seeds"]) == 2 and scores["top_overlap"]["kd, T = 4"]["mean"] == pytest.approx(1)
+
+
+def test_the_stored_figure_is_of_five_students_of_each_kind_whose_records_are_there():
+    stored = json.loads((ROOT / "figures/benchmark_other_seeds.json").read_text())
+    numbers, kinds = stored["numbers"], list(other_seeds.ARMS)
+    assert stored["source"].startswith("MNIST") and stored["seeds"] == list(other_seeds.SEEDS)
+    assert (numbers["images"], numbers["samples"]) == (other_seeds.IMAGES, other_seeds.SAMPLES)
+    assert [row["name"] for row in numbers["calibration"]] == kinds
+    for row in numbers["calibration"]:
+        for number in ("error", "fitted T", "error with it"):
+            assert np.mean(row[number]["seeds"]) == pytest.approx(row[number]["mean"]) and len(row[number]["seeds"]) == 5
+    for by_arm in numbers["explanations"].values():
+        one, other = (np.array(by_arm[arm]["seeds"]) for arm in other_seeds.EXPLAINED)
+        assert (one - other).mean() == pytest.approx(by_arm["difference"]["mean"]) and len(one) == len(other) == 5
+    records = [json.loads(path.read_text()) for path in (ROOT / "figures/runs/best_student").glob("*student-*")]
+    for method in other_seeds.ARMS.values():
+        asked = {name: value for name, value in vars(method).items()}
+        found = [
+            record["config"]["seed"]
+            for record in records
+            if record["config"]["method"] == method.name
+            and record["config"]["hyperparameters"] == json.loads(json.dumps(asked))
+            and (record["config"]["view"], record["config"]["schedule"], record["config"]["batch_size"])
+            == (None, "constant", 256)
+        ]
+        assert sorted(found) == list(other_seeds.SEEDS), method
