@@ -93,7 +93,9 @@ def test_the_stored_figure_is_of_five_students_of_each_kind_whose_records_are_th
     assert [row["name"] for row in numbers["calibration"]] == kinds
     for row in numbers["calibration"]:
         for number in ("error", "fitted T", "error with it"):
-            assert np.mean(row[number]["seeds"]) == pytest.approx(row[number]["mean"]) and len(row[number]["seeds"]) == 5
+            assert (
+                np.mean(row[number]["seeds"]) == pytest.approx(row[number]["mean"]) and len(row[number]["seeds"]) == 5
+            )
     for by_arm in numbers["explanations"].values():
         one, other = (np.array(by_arm[arm]["seeds"]) for arm in other_seeds.EXPLAINED)
         assert (one - other).mean() == pytest.approx(by_arm["difference"]["mean"]) and len(one) == len(other) == 5
