@@ -101,7 +101,7 @@ def test_the_stored_figure_is_of_five_students_of_each_kind_whose_records_are_th
         assert (one - other).mean() == pytest.approx(by_arm["difference"]["mean"]) and len(one) == len(other) == 5
     records = [json.loads(path.read_text()) for path in (ROOT / "figures/runs/best_student").glob("*student-*")]
     for method in other_seeds.ARMS.values():
-        asked = {name: value for name, value in vars(method).items()}
+        asked = dict(vars(method))
         found = [
             record["config"]["seed"]
             for record in records
