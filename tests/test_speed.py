@@ -75,6 +75,17 @@ def made_up_times():
     return times | {("ask", name): seconds / 5 for name, seconds in epochs.items()}
 
 
+def test_the_stored_speed_meets_the_targets_it_can_and_tells_every_epoch():
+    stored = json.loads((ROOT / "figures/benchmark_speed.json").read_text())["numbers"]
+    ratios = {name: np.median(values) for name, values in stored["ratios"].items()}
+    assert len(stored["ratios"]["cached / keras"]) >= 5
+    assert ratios["cached / keras"] >= 4 and ratios["cached / scratch"] >= 1.1
+    assert ratios["cached / limit"] >= 0.65 and ratios["live / keras"] >= 1
+    for name in ("cached", "scratch"):  # several epochs a round, all kept: speed may differ between epochs
+        assert len(stored["by epoch"][name]) > len(stored["rates"][name])
+    assert stored["sweep"]["epochs"] == 12 and stored["sweep"]["ratio"] > 2
+
+
 def test_a_whole_training_costs_its_stages_its_teachers_and_asking_them():
     found = {name: seconds / 60_000 for name, seconds in methods.in_all(made_up_times()).items()}
     assert found["scratch"] == 12 and found["kd"] == 12 + 122 and found["fitnets"] == 3 + 12 + 122
