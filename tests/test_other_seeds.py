@@ -93,20 +93,18 @@ def test_the_stored_figure_is_of_five_students_of_each_kind_whose_records_are_th
     assert [row["name"] for row in numbers["calibration"]] == kinds
     for row in numbers["calibration"]:
         for number in ("error", "fitted T", "error with it"):
-            assert (
-                np.mean(row[number]["seeds"]) == pytest.approx(row[number]["mean"]) and len(row[number]["seeds"]) == 5
-            )
+            values = row[number]["seeds"]
+            assert len(values) == 5 and np.mean(values) == pytest.approx(row[number]["mean"])
     for by_arm in numbers["explanations"].values():
         one, other = (np.array(by_arm[arm]["seeds"]) for arm in other_seeds.EXPLAINED)
         assert (one - other).mean() == pytest.approx(by_arm["difference"]["mean"]) and len(one) == len(other) == 5
     records = [json.loads(path.read_text()) for path in (ROOT / "figures/runs/best_student").glob("*student-*")]
     for method in other_seeds.ARMS.values():
-        asked = dict(vars(method))
         found = [
             record["config"]["seed"]
             for record in records
             if record["config"]["method"] == method.name
-            and record["config"]["hyperparameters"] == json.loads(json.dumps(asked))
+            and record["config"]["hyperparameters"] == json.loads(json.dumps(vars(method)))
             and (record["config"]["view"], record["config"]["schedule"], record["config"]["batch_size"])
             == (None, "constant", 256)
         ]
