@@ -33,17 +33,13 @@ run: environment ## execute both notebooks in the quick profile (minutes); resul
 full: environment ## the same in the full profile (hours, but for what is recorded); KEEP=1 also replaces the notebooks by the executed ones
 	@KD_PROFILE=full $(VENV_PYTHON) -m utils.notebooks run $(if $(filter 1,$(KEEP)),--keep)
 
-# The notebooks are tested on runs of their own: an earlier run's records would hide a training that is broken.
-# As in utils/notebooks.py, a progress bar and what C++ code writes are no output of a cell. Two workers, since most of
-# the time goes into tracing networks, which keeps one core busy, and one thread for each, since more would only wait for
-# each other: files, and notebooks, stay whole.
+# Two workers, since most of the time goes into tracing networks, which keeps one core busy, and one thread for each,
+# since more would only wait for each other. Files, and notebooks, stay whole; the longest come first, so that both
+# workers end at about the same time.
 test: export TF_NUM_INTRAOP_THREADS = 1
-test: environment ## unit tests, then every cell of both notebooks in the quick profile
-	$(VENV_PYTHON) -m pytest -n 2 --dist loadfile
-	@rm -rf build/test && mkdir -p build/test/ipython/profile_default
-	@echo 'c.IPKernelApp.capture_fd_output = False' > build/test/ipython/profile_default/ipython_kernel_config.py
-	KD_PROFILE=quick KD_OUTPUT=build/test KD_PROGRESS=/dev/null IPYTHONDIR=build/test/ipython \
-	  $(VENV_PYTHON) -m pytest -n 2 --dist loadfile -v --durations=5 --nbval --nbval-current-env --nbval-cell-timeout=1200 $(NOTEBOOKS)
+test: environment ## unit tests, and every cell of both notebooks in the quick profile
+	$(VENV_PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=5 --nbval --nbval-current-env \
+	  --nbval-cell-timeout=1200 $(NOTEBOOKS) tests/test_transfer.py tests/test_training.py tests
 
 report: environment ## build/report.pdf and README.md from the stored results (seconds)
 	@KD_PROFILE=full $(VENV_PYTHON) -m report.build --readme

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import conftest
 from utils.notebooks import FIRST_CELL, NOTEBOOKS, ROOT
 
 MAX_LINES = 40
@@ -155,7 +156,20 @@ def test_all_notebooks_are_listed_and_tested():
     assert sorted(path.name for path in ROOT.glob("*.ipynb")) == list(NOTEBOOKS)
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert f"\nNOTEBOOKS = {' '.join(NOTEBOOKS)}\n" in makefile
-    assert re.search(r"^test: environment.*\n(\t.*\n)*\t.*--nbval .*\$\(NOTEBOOKS\)$", makefile, re.MULTILINE)
+    assert re.search(r"^test: environment.*\n\t.* --nbval .*\\\n\t.* \$\(NOTEBOOKS\) .* tests$", makefile, re.MULTILINE)
+
+
+def test_nbval_s_kernels_have_the_environment_that_make_run_gives_and_an_output_folder_of_their_own():
+    before = dict(os.environ)
+    setup = conftest.pytest_runtest_setup(types.SimpleNamespace(path=ROOT / "Task1.ipynb"))
+    next(setup)
+    assert os.environ["KD_OUTPUT"] == str(ROOT / "build/test") and os.environ["KD_PROFILE"] == "quick"
+    assert "MPLBACKEND" not in os.environ  # or no picture would come into the notebook
+    with pytest.raises(StopIteration):
+        next(setup)
+    assert dict(os.environ) == before
+    next(conftest.pytest_runtest_setup(types.SimpleNamespace(path=ROOT / "tests/test_notebooks.py")))
+    assert dict(os.environ) == before
 
 
 def test_nbval_collects_every_code_cell():

@@ -54,7 +54,7 @@ def exploding_model(outputs=3):
 
 
 @pytest.fixture
-def folders(tmp_path):
+def folders(tmp_path, untraced):
     return {"runs": tmp_path / "runs", "cache": tmp_path / "cache"}
 
 
@@ -235,7 +235,7 @@ class Noting(KD):
         return super().loss(batch, outputs, heads)
 
 
-def test_a_step_is_traced_once_whatever_the_last_batch(folders):
+def test_a_step_is_traced_once_whatever_the_last_batch(folders, traced):
     TRACED.clear()
     train(folders, Noting(), teacher=train(folders, seed=1))
     assert len(TRACED) == 1  # two, if the step had to make the optimizer's variables
@@ -314,7 +314,7 @@ class OnlyHidden(Scratch):
         return student.get_layer("fc").trainable_variables
 
 
-def test_a_finished_run_leaves_no_graph_behind(folders):
+def test_a_finished_run_leaves_no_graph_behind(folders, traced):
     def graphs():
         gc.collect()
         return sum(isinstance(thing, FuncGraph) for thing in gc.get_objects())
@@ -335,7 +335,7 @@ def remembered_model(outputs=3):
     return model
 
 
-def test_the_next_run_frees_the_networks_of_the_last(folders):
+def test_the_next_run_frees_the_networks_of_the_last(folders, traced):
     BUILT.clear()
     gc.disable()  # which Python's collector does by itself only after many objects, and a network is few
     try:
@@ -578,12 +578,14 @@ CHILD = """
 import sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
+import tensorflow as tf
 from test_training import tiny_data, tiny_model
 from utils import training
-from utils.methods import ESKD, KD, Ensemble, OnSubclasses, Scratch
+from utils.methods import KD, Scratch
+tf.config.run_functions_eagerly(True)  # as the fixture `untraced`
 folder = Path({folder!r})
 for seed in range(4):
-    options = dict(seed=seed, epochs=6, batch_size=4, runs=folder / "runs", cache=folder / "cache")
+    options = dict(seed=seed, epochs=4, batch_size=16, runs=folder / "runs", cache=folder / "cache")
     teacher = training.train_and_evaluate(tiny_model, Scratch(), tiny_data(), **options)
     training.train_and_evaluate(tiny_model, KD(), tiny_data(), teacher=teacher, **options)
 print("finished")
