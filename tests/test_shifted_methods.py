@@ -1,12 +1,19 @@
-"""All methods on shifted views: under one protocol, with the settings validation chose, and apart from the notebook."""
+"""The methods on shifted views: under one protocol, with the settings validation chose, and apart from the notebook."""
 
 import json
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 
 from benchmarks import best_student, shifted_methods
 from utils.settings import ROOT, settings
+
+LATER = {"takd", "subclass", "sftn", "ensemble"}
+
+
+def stored(name):
+    return json.loads((ROOT / f"figures/{name}.json").read_text())
 
 
 @pytest.fixture
@@ -22,22 +29,29 @@ def asked(monkeypatch):
     return runs
 
 
-def test_every_method_of_the_notebook_s_comparison_has_the_setting_that_validation_chose_there():
-    comparison = json.loads((ROOT / "figures/task1_comparison.json").read_text())["numbers"]
-    assert set(shifted_methods.ARMS) == {row["name"] for row in comparison["rows"]}
+def test_methods_and_settings_are_those_of_the_notebook_s_comparison():
+    comparison = stored("task1_comparison")["numbers"]
+    assert set(shifted_methods.ARMS) == {row["name"] for row in comparison["rows"]} - LATER
     chosen = {name: repr(method) for name, method in shifted_methods.ARMS.items() if name != "scratch"}
-    assert chosen == comparison["settings"]
+    assert chosen == {name: setting for name, setting in comparison["settings"].items() if name not in LATER}
 
 
 def test_all_students_are_trained_alike_under_one_plain_teacher_and_lie_apart(asked):
-    trio = shifted_methods.teachers(data=None)
-    assert [teacher.seed for teacher in trio] == [0, 1, 2] and not any(hasattr(t, "view") for t in trio)
-    found = shifted_methods.students(None, trio, seeds=(3, 5))
-    students = [run for run in asked if run.model == "mnist_student"]
-    assert len(students) == 2 * len(shifted_methods.ARMS)
-    assert {(run.epochs, run.view) for run in students} == {(12, best_student.SHIFTS)}
+    teacher = shifted_methods.plain_teacher(data=None)
+    assert not hasattr(teacher, "view") and not hasattr(teacher, "schedule")
+    found = shifted_methods.students(None, teacher, seeds=(3, 5))
+    students = asked[1:]
+    assert len(students) == 2 * len(shifted_methods.ARMS) and {run.model for run in students} == {"mnist_student"}
+    assert all((run.epochs, run.view, run.teacher) == (12, best_student.SHIFTS, teacher) for run in students)
     assert not any(hasattr(run, "purpose") for run in asked)  # "report" is the default
     assert settings.runs not in {run.runs for run in asked} and settings.cache not in {run.cache for run in asked}
-    assert all(run.teacher is (trio if run.method.name == "ensemble" else trio[0]) for run in students)
     assert {name: [run.seed for run in runs] for name, runs in found.items()} == {name: [3, 5] for name in found}
     assert {name: runs[0].method for name, runs in found.items()} == shifted_methods.ARMS
+
+
+def test_orders_are_compared_by_name_and_without_kd_and_the_student_alone():
+    table = pd.DataFrame({"difference": {"cid": 0.3, "kd": 0.0, "rkd": 0.1, "dist": -0.2, "scratch": -9.0}})
+    other = pd.DataFrame({"difference": {"dist": -0.1, "scratch": 7.0, "cid": 0.2, "rkd": 0.1, "kd": 0.0}})
+    found = shifted_methods.order_kept(table, other)
+    assert found["rho"] == pytest.approx(1) and found["methods"] == 3
+    assert shifted_methods.order_kept(table, -other)["rho"] == pytest.approx(-1)
