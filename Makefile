@@ -44,7 +44,7 @@ test: environment ## unit tests, and every cell of both notebooks in the quick p
 report: environment ## build/report.pdf and README.md from the stored results (seconds)
 	@KD_PROFILE=full $(VENV_PYTHON) -m report.build --readme
 
-bench: environment ## training speed against Keras's Distiller and the template's loop; what each method costs; Task 2 cached against plain; what can be learned from the drawings; which pieces LIME should hide; which steps to the best student validation takes; how far more epochs go; calibration and LIME over five students (over an hour; several more without the records of the last three)
+bench: environment ## training speed against Keras's Distiller and the template's loop; what each method costs; Task 2 cached against plain; what can be learned from the drawings; which pieces LIME should hide; which steps to the best student validation takes; how far more epochs go; calibration and LIME over five students; the methods on shifted views (over an hour; several more without the records of the last four)
 	@KD_PROFILE=full $(VENV_PYTHON) -m benchmarks.speed
 	@KD_PROFILE=full $(VENV_PYTHON) -m benchmarks.methods
 	@KD_PROFILE=full $(VENV_PYTHON) -m benchmarks.transfer
@@ -53,6 +53,7 @@ bench: environment ## training speed against Keras's Distiller and the template'
 	@KD_PROFILE=full $(VENV_PYTHON) -m benchmarks.best_student
 	@KD_PROFILE=full $(VENV_PYTHON) -m benchmarks.long_student
 	@KD_PROFILE=full $(VENV_PYTHON) -m benchmarks.other_seeds
+	@KD_PROFILE=full $(VENV_PYTHON) -m benchmarks.shifted_methods
 
 check: environment ## lint and format, code and notebooks
 	$(VENV_PYTHON) -m ruff check .

@@ -70,6 +70,12 @@ def _sides_in_words(title: str, sides: dict[str, str]) -> str:
     return "; ".join(f"{titled} {', '.join(names) or 'none'}" for titled, names in groups.items()) + "."
 
 
+def _verdicts(rows: list[dict]) -> str:
+    """The same of a table's rows."""
+    sides = {f"`{row['name']}`": _side(row["tie"], row["difference"]) for row in rows if row["name"] != "kd"}
+    return _sides_in_words("Better, with p-values corrected over the methods:", sides)
+
+
 AGAINST_KD = ["method", "test accuracy, %", "errors of 10,000", "against kd, points [95%]", "p", ""]
 
 
@@ -104,6 +110,16 @@ def task1_shifted(stored: Results) -> str:
     return markdown(AGAINST_KD, [_against_kd(row) for row in stored.find("task1_shifted/rows")])
 
 
+def shifted_methods(stored: Results) -> str:
+    """All methods that were run on shifted views under one teacher."""
+    return markdown(AGAINST_KD, [_against_kd(row) for row in stored.find("benchmark_shifted_methods/rows")])
+
+
+def shifted_verdicts(stored: Results) -> str:
+    """Which of them differ from KD, as a sentence."""
+    return _verdicts(stored.find("benchmark_shifted_methods/rows"))
+
+
 def task1_controls(stored: Results) -> str:
     """Methods that spend more epochs than KD, and the halves of early stopping, each beside its control."""
     return markdown(AGAINST_KD, [_against_kd(row) for row in stored.find("task1_controls/rows")])
@@ -126,9 +142,7 @@ def task1_best_student(stored: Results) -> str:
 
 def task1_verdicts(stored: Results) -> str:
     """Which methods differ from KD, as a sentence."""
-    rows = [row for row in stored.find("task1_comparison/rows") if row["name"] != "kd"]
-    sides = {f"`{row['name']}`": _side(row["tie"], row["difference"]) for row in rows}
-    return _sides_in_words("Better, with p-values corrected over the methods:", sides)
+    return _verdicts(stored.find("task1_comparison/rows"))
 
 
 def task1_settings(stored: Results) -> str:
@@ -308,6 +322,8 @@ TABLES = {
         task1_methods,
         task1_methods_short,
         task1_shifted,
+        shifted_methods,
+        shifted_verdicts,
         task1_controls,
         task1_two_classes,
         task1_best_student,

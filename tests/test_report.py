@@ -339,7 +339,8 @@ def test_verdicts_name_the_side_of_kd_that_the_numbers_are_on(tmp_path):
     for task in ("task1", "task2"):
         store(f"summary-{task}", {})
     rows = [("kd", False, 0.0), ("dkd", False, 0.2), ("rkd", False, -0.3), ("crd", True, 0.4)]
-    store("task1_comparison", {"rows": [{"name": n, "tie": tie, "difference": d} for n, tie, d in rows]})
+    for name, some in (("task1_comparison", rows), ("benchmark_shifted_methods", rows[:2])):
+        store(name, {"rows": [{"name": n, "tie": tie, "difference": d} for n, tie, d in some]})
     rows = [("DKD", 0.02, 0.01), ("RKD", -0.02, 0.04), ("CRD", 0.05, "nan")]
     against = [{"name": n, "against KD": {"mean": mean, "corrected": p}} for n, mean, p in rows]
     store("task2_methods", {"rows": [{"name": "KD"}, *against]})
@@ -349,6 +350,8 @@ def test_verdicts_name_the_side_of_kd_that_the_numbers_are_on(tmp_path):
     assert told == {
         "task1_verdicts": "Better, with p-values corrected over the methods: `dkd`; worse: `rkd`; "
         "not to be told from it: `crd`.",
+        "shifted_verdicts": "Better, with p-values corrected over the methods: `dkd`; worse: none; "
+        "not to be told from it: none.",
         "task2_verdicts": "Better than KD in AUC: DKD; worse: RKD; not to be told from it: CRD.",
         "task2_temperature_verdict": "By AUC $T=1$ can be told from $T=4$ (smallest p, corrected: 0.03).",
     }

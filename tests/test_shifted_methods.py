@@ -3,6 +3,7 @@
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -55,3 +56,26 @@ def test_orders_are_compared_by_name_and_without_kd_and_the_student_alone():
     found = shifted_methods.order_kept(table, other)
     assert found["rho"] == pytest.approx(1) and found["methods"] == 3
     assert shifted_methods.order_kept(table, -other)["rho"] == pytest.approx(-1)
+
+
+def test_the_stored_table_is_of_records_that_are_there():
+    file = stored("benchmark_shifted_methods")
+    numbers, rows = file["numbers"], {row["name"]: row for row in file["numbers"]["rows"]}
+    assert file["source"].startswith("MNIST") and len(file["seeds"]) >= 4
+    assert set(rows) == set(shifted_methods.ARMS)
+    records = [json.loads(path.read_text()) for path in (ROOT / "figures/runs/shifted_methods").glob("*.json")]
+    (teacher,) = [
+        record for record in records if record["config"]["model"] == "mnist_teacher"
+        and record["config"]["method"] == "scratch" and record["config"]["seed"] == 0
+    ]  # fmt: skip
+    assert numbers["teacher"] == pytest.approx(100 * teacher["metrics"]["accuracy"])
+    accuracy = {}
+    for record in records:
+        config = record["config"]
+        if config["model"] == "mnist_student":
+            assert config["view"] == repr(best_student.SHIFTS) and config["purpose"] == "report"
+            accuracy[config["method"], config["seed"]] = 100 * record["metrics"]["accuracy"]
+    of = {name: np.array([accuracy[name, seed] for seed in file["seeds"]]) for name in rows}
+    for name, row in rows.items():
+        assert row["accuracy"] == pytest.approx(of[name].mean())
+        assert row["difference"] == pytest.approx((of[name] - of["kd"]).mean())
