@@ -7,6 +7,7 @@ output folder of its own, made anew for each session: an earlier run's records w
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -58,3 +59,19 @@ def traced(untraced):
     import tensorflow as tf
 
     tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """In place of training: the runs that `train_and_evaluate` was asked for, each its arguments by name."""
+    from utils import comparison, training
+
+    runs = []
+
+    def train(build_model, method, data, teacher=None, **options):
+        runs.append(SimpleNamespace(model=build_model.__name__, method=method, teacher=teacher, **options))
+        return runs[-1]
+
+    for module in (training, comparison):
+        monkeypatch.setattr(module, "train_and_evaluate", train)
+    return runs

@@ -9,19 +9,6 @@ from benchmarks import best_student, long_student
 from utils.settings import ROOT, settings
 
 
-@pytest.fixture
-def asked(monkeypatch):
-    runs = []
-
-    def train(build_model, method, data, teacher=None, **options):
-        runs.append(SimpleNamespace(model=build_model.__name__, method=method, teacher=teacher, **options))
-        return runs[-1]
-
-    for module in (long_student.training, long_student.comparison):
-        monkeypatch.setattr(module, "train_and_evaluate", train)
-    return runs
-
-
 def test_the_choice_sees_no_test_image_nor_a_teacher_that_saw_validation(asked):
     long_student.on_validation(data=None)
     assert {run.purpose for run in asked} == {"choose"}

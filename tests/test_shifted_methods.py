@@ -1,7 +1,6 @@
 """The methods on shifted views: under one protocol, with the settings validation chose, and apart from the notebook."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -15,19 +14,6 @@ LATER = {"takd", "subclass", "sftn", "ensemble"}
 
 def stored(name):
     return json.loads((ROOT / f"figures/{name}.json").read_text())
-
-
-@pytest.fixture
-def asked(monkeypatch):
-    runs = []
-
-    def train(build_model, method, data, teacher=None, **options):
-        runs.append(SimpleNamespace(model=build_model.__name__, method=method, teacher=teacher, **options))
-        return runs[-1]
-
-    for module in (shifted_methods.training, shifted_methods.comparison):
-        monkeypatch.setattr(module, "train_and_evaluate", train)
-    return runs
 
 
 def test_methods_and_settings_are_those_of_the_notebook_s_comparison():
