@@ -1,4 +1,4 @@
-"""Every method on shifted views, under one teacher: `python -m benchmarks.shifted_methods`.
+"""The methods on shifted views, under one teacher: `python -m benchmarks.shifted_methods`.
 
 Task 1 compares all methods on the images as they are, and five of them on shifted views, each seed under a teacher of
 its own. Here they are trained on the same shifted views, with the settings that validation chose in Task 1, under one
