@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from utils.data import Split
+from utils.data import Split, pipeline
 from utils.data.pipeline import StainView, View, augment, batches, steps, to_float
 from utils.data.views import seed_of
 
@@ -232,6 +232,14 @@ def test_mixup_blends_each_image_with_another_whose_share_is_the_smaller(split):
         parts["image"], collect(split, batch_size=N, shuffle=False, view=mixed, seed=1)[0]["image"]
     )
     np.testing.assert_array_equal(parts["label"], plain["label"])
+
+
+def test_the_worked_number_of_mixup(monkeypatch):
+    pair = Split(np.array([[0, 1, 2], [4, 2, 0]], np.uint8).reshape(2, 1, 3, 1), np.array([0, 1], np.int32))
+    shares = tf.constant([0.3, 0.6])
+    monkeypatch.setattr(pipeline, "partners", lambda *_: (tf.constant([1, 0], tf.int64), shares))
+    (batch,) = collect(pair, shuffle=False, view=View(0, 0, 0, mixup=True))
+    np.testing.assert_allclose(255 * batch["image"][:, 0, :, 0], [[2.8, 1.7, 0.6], [2.4, 1.6, 0.8]], rtol=1e-5)
 
 
 def test_mixup_is_the_same_picture_in_any_order(split):

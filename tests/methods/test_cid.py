@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import tensorflow as tf
+from keras import layers
 
 from tests.methods.fixtures import both_precisions, finite, gradient
 from utils import losses
@@ -68,6 +69,16 @@ def test_until_there_is_a_context_the_logits_pass_and_then_the_head_answers():
     layer.ready.assign(1.0)
     # softmax(z / 4) = (1, 3, 1) / 5: the context is (0.6, 3)
     np.testing.assert_allclose(layer([features, logits]), [[1 + 3, 2, 0.6]], rtol=1e-5)
+
+
+def test_the_head_stays_finite_where_the_student_is_sure():
+    layer = Intervention(4.0)
+    layer.build(((3, 2), (3, 10)))
+    layer.context.assign(np.random.default_rng(0).normal(size=(10, 2)))
+    layer.ready.assign(1.0)
+    features, logits = tf.ones([3, 2]), tf.one_hot([0, 1, 2], 10) * 1e4
+    assert finite(layer([features, logits]))
+    assert finite(gradient(lambda f: tf.reduce_sum(layer([f, logits]) ** 2), features)[0])
 
 
 def example(method):
@@ -174,6 +185,18 @@ def test_the_deployed_student_carries_its_head_and_the_regressor_is_left_behind(
     student.save(tmp_path / "student.keras")
     image = tf.random.stateless_uniform([2, 28, 28, 1], [0, 0])
     np.testing.assert_allclose(keras.models.load_model(tmp_path / "student.keras")(image), student(image), atol=1e-6)
+
+
+def test_with_two_classes_the_regressor_and_the_head_have_the_sizes_that_the_pools_give():
+    def build(outputs):
+        image = keras.Input((1280,))
+        return keras.Model(image, layers.Dense(outputs, name="logits")(layers.Identity(name="pool")(image)))
+
+    method = CID(teacher_layer="pool", student_layer="pool")
+    student = method.make_student(build, 2)
+    heads = method.make_heads(student, Sizes(images=2175, teacher={"logits": (2,), "feature": (2048,)}))
+    assert heads["regressor"].count_params() == 2_623_488
+    assert sum(v.numpy().size for v in student.get_layer("intervention").trainable_variables) == 5_122
 
 
 def test_a_class_that_an_epoch_lacks_keeps_its_context():

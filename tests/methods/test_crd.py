@@ -21,7 +21,9 @@ def test_worked_numbers_of_the_memory(to, close):
     counted = tf.ones([1, 2], tf.bool)
     for values, expected in ((probabilities, 1.6766622098), (scores, 4.2261937878)):
         close(noise_contrastive_loss(values[:1], values[None, 1:], counted, 10, epsilon=0), expected, 10)
-    close(-tf.math.log(scores[0] / tf.reduce_sum(scores)), 0.9487744372)
+    # InfoNCE of the first of the three; the two that share its anchor differ from it by their own scores alone.
+    alike = in_batch_contrast(to([(0.6, 0.8)] * 3), to([(1, 0), (0, 1), (-1, 0)]), tf.range(3), 0.5)
+    close(alike, 0.9487744372 + 1.2 - (1.2 + 1.6 - 1.2) / 3)
     close(renewed(to([(1, 0)]), to([(0.6, 0.8)]), 0.5), [[0.8944271910, 0.4472135955]])
 
 
@@ -170,6 +172,13 @@ def test_the_mnist_heads_have_the_sizes_the_assignments_layers_give():
     heads = CRD().make_heads(mnist_student(), Sizes(images=3, teacher={"logits": (10,), "feature": (128,)}))
     assert (heads["teacher"].count_params(), heads["student"].count_params()) == (16_512, 100_480)
     assert heads["memory"].student.shape == heads["memory"].teacher.shape == (3, 128)
+
+
+def test_the_heads_between_resnet50v2_and_mobilenetv2_have_the_sizes_their_pools_give():
+    student = keras.Sequential([keras.Input((1280,)), layers.Identity(name="pool"), layers.Dense(2, name="logits")])
+    method = CRD(teacher_layer="pool", student_layer="pool")
+    heads = method.make_heads(student, Sizes(images=2175, teacher={"logits": (2,), "feature": (2048,)}))
+    assert (heads["teacher"].count_params(), heads["student"].count_params()) == (262_272, 163_968)
 
 
 def test_each_batch_draws_its_negatives_anew(monkeypatch):
