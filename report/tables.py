@@ -71,7 +71,7 @@ def _sides_in_words(title: str, sides: dict[str, str]) -> str:
 
 
 def _verdicts(rows: list[dict]) -> str:
-    """The same of a table's rows."""
+    """Which rows of a table of `comparison.compare` differ from KD, as a sentence."""
     sides = {f"`{row['name']}`": _side(row["tie"], row["difference"]) for row in rows if row["name"] != "kd"}
     return _sides_in_words("Better, with p-values corrected over the methods:", sides)
 
@@ -111,7 +111,7 @@ def task1_shifted(stored: Results) -> str:
 
 
 def shifted_methods(stored: Results) -> str:
-    """All methods that were run on shifted views under one teacher."""
+    """All methods on shifted views under one teacher."""
     return markdown(AGAINST_KD, [_against_kd(row) for row in stored.find("benchmark_shifted_methods/rows")])
 
 
