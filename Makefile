@@ -44,7 +44,7 @@ test: environment ## unit tests, and every cell of both notebooks in the quick p
 report: environment ## build/report.pdf and README.md from the stored results (seconds)
 	@KD_PROFILE=full $(VENV_PYTHON) -m report.build --readme
 
-bench: environment ## training speed against Keras's Distiller and the template's loop; what each method costs; Task 2 cached against plain; what can be learned from the drawings; which pieces LIME should hide; which steps to the best student validation takes; how far more epochs go; calibration and LIME over five students; the methods on shifted views (over an hour; several more without the records of the last four)
+bench: environment ## training speed, ours against others', and the experiments beside the notebooks, which README lists (over an hour)
 	@KD_PROFILE=full $(VENV_PYTHON) -m benchmarks.speed
 	@KD_PROFILE=full $(VENV_PYTHON) -m benchmarks.methods
 	@KD_PROFILE=full $(VENV_PYTHON) -m benchmarks.transfer

@@ -14,6 +14,14 @@ def test_the_choice_sees_no_test_image_nor_a_teacher_that_saw_validation(asked):
     assert {run.purpose for run in asked} == {"choose"}
     arms = [run for run in asked if run.model == "mnist_student"]
     assert {run.teacher.title for run in arms} == {"better teacher"} and {run.epochs for run in arms} == {40}
+    assert [run.method for run in arms] == list(long_student.CANDIDATES.values())
+
+
+def test_patient_has_a_control_that_differs_in_the_labels_alone():
+    """KD with alpha = 1 is patient's loss, so what the two are compared for is the half that labels have in KD."""
+    patient, control = long_student.ARMS["patient"], long_student.ARMS["kd"]
+    assert patient.temperature == control.temperature and control.alpha == 0.5
+    assert "patient" not in long_student.CANDIDATES
 
 
 def test_all_arms_are_trained_alike_and_lie_apart_from_the_notebook_s(asked):
@@ -31,7 +39,7 @@ def test_all_arms_are_trained_alike_and_lie_apart_from_the_notebook_s(asked):
 
 
 def test_differences_are_paired_and_have_the_sign_they_say():
-    heights = {"cid": (0.995, 0.996), "kd": (0.994, 0.9945), "scratch": (0.993, 0.9935)}
+    heights = {"cid": (0.995, 0.996), "kd": (0.994, 0.9945), "scratch": (0.993, 0.9935), "patient": (0.9938, 0.9945)}
     found = {
         name: [SimpleNamespace(record={"metrics": {"accuracy": value}}) for value in values]
         for name, values in heights.items()
@@ -40,6 +48,7 @@ def test_differences_are_paired_and_have_the_sign_they_say():
     assert read["cid minus kd"]["mean"] == pytest.approx(0.125)
     assert read["kd minus scratch"]["mean"] == pytest.approx(0.1)
     assert read["cid minus scratch"]["mean"] == pytest.approx(0.225)
+    assert read["patient minus kd"]["mean"] == pytest.approx(-0.01)
 
 
 def test_the_stored_student_is_as_good_as_is_told_and_the_runs_behind_it_are_there():
