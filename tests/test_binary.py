@@ -52,9 +52,10 @@ def test_the_summary_is_scikit_learns(digits, threshold):
         "specificity": sk.recall_score(labels, called, pos_label=0),
         "accuracy": sk.accuracy_score(labels, called),
         "brier": sk.brier_score_loss(labels, scores),
+        "calibration_error": binary.calibration_error(labels, scores),  # by hand below: scikit-learn has none
     }
     assert {name: found[name] for name in binary.MEASURES} == pytest.approx(expected)
-    assert set(found) - set(expected) == {"calibration_error", "confusion", "positives", "images", "threshold"}
+    assert set(found) - set(expected) == {"confusion", "positives", "images", "threshold"}
     assert json.loads(json.dumps(found)) == found
 
 
@@ -251,6 +252,44 @@ def test_what_varies_with_the_images_for_all_seeds_alike_is_added():
     assert found["p_value"] == pytest.approx(2 * stats.t.sf(0.8 / error, freedom))
 
 
+def test_seeds_that_agree_by_luck_leave_the_interval_no_narrower_than_what_images_do_to_each():
+    generator = np.random.default_rng(0)
+    resampled = 0.1 * generator.normal(size=(4000, 1)) + 0.3 * generator.normal(size=(4000, 3))
+    found = binary._over_seeds_and_images(np.array([0.8, 0.8, 0.8001]), resampled, 0.95)
+    assert found["standard_error"] == pytest.approx(np.sqrt(0.09 / 3 + 0.01), rel=0.03)
+    lucky = binary.compare_arms(*lucky_arms())
+    alone = [binary.delong(lucky_arms()[0], a, b)["standard_error"] for a, b in zip(*lucky_arms()[1:], strict=True)]
+    assert lucky["standard_error"] > 0.9 * np.mean(alone) / np.sqrt(3) and np.std(lucky["differences"]) < 1e-3
+
+
+def lucky_arms():
+    """Two arms whose AUCs differ by the same in all three seeds, though each seed ranks the images in its own way."""
+    labels, scores = world(images=400, seeds=60)
+    aucs = np.array([sk.roc_auc_score(labels, s) for s in scores])
+    first, second = scores[:30], scores[30:]
+    gaps = aucs[:30, None] - aucs[30:]
+    pairs = np.argwhere(np.abs(gaps - np.median(gaps)) < 3e-4)
+    chosen = [pairs[0]]
+    for a, b in pairs[1:]:
+        if all(a != c and b != d for c, d in chosen):
+            chosen.append((a, b))
+    ((a, b), (c, d), (e, f)) = chosen[:3]
+    return labels, first[[a, c, e]], second[[b, d, f]]
+
+
+def test_the_same_runs_on_two_sets_of_images_are_compared_without_pairing_the_images():
+    labels, scores = world(images=800, seeds=3)
+    first = np.arange(800) % 4 == 0
+    found = binary.compare_images(labels, scores, first, ~first)
+    apart = [binary.arm_interval(labels[images], scores[:, images]) for images in (first, ~first)]
+    assert found["mean"] == pytest.approx(apart[0]["mean"] - apart[1]["mean"])
+    assert found["differences"] == pytest.approx(np.subtract(apart[0]["seeds"], apart[1]["seeds"]))
+    widths = [(arm["high"] - arm["low"]) / 2 for arm in apart]
+    assert max(widths) < (found["high"] - found["low"]) / 2 < 1.3 * np.hypot(*widths)
+    better = np.where(first, np.where(labels, 1 - scores / 9, scores / 9), scores)
+    assert binary.compare_images(labels, better, first, ~first)["outside_noise"]
+
+
 def test_each_seed_has_its_own_threshold_and_differences_are_paired():
     labels, scores = world(seeds=4)
     thresholds = [0.4, 0.6], [0.5, 0.3]
@@ -260,6 +299,16 @@ def test_each_seed_has_its_own_threshold_and_differences_are_paired():
     ]
     assert found["differences"] == pytest.approx([values[0] - values[2], values[1] - values[3]])
     assert binary.arm_interval(labels, scores[:2], thresholds[0], "f1")["seeds"] == pytest.approx(values[:2])
+
+
+def test_of_a_calibration_error_the_interval_is_around_what_was_measured_and_needs_no_threshold():
+    labels, scores = world(images=400, seeds=3)
+    sure = np.where(labels == 1, 0.999, 0.001) * np.ones((3, 1))
+    found, lower = (binary.arm_interval(labels, s, name="calibration_error") for s in (scores, sure))
+    assert found["seeds"] == pytest.approx([binary.calibration_error(labels, s) for s in scores])
+    assert found["low"] < found["mean"] < found["high"] < 0.5 and lower["mean"] == pytest.approx(0.001)
+    pair = binary.compare_arms(labels, scores, sure, name="calibration_error")
+    assert pair["mean"] == pytest.approx(found["mean"] - 0.001) and pair["outside_noise"]
 
 
 def test_equal_arms_claim_nothing():
@@ -284,6 +333,7 @@ def test_equal_arms_claim_nothing():
         (lambda: binary.arm_interval([0, 1], [[0.1, 0.2]], [0.5, 0.5], "f1"), "each of 1 seeds"),
         (lambda: binary.arm_interval([0, 1], [[0.1, 0.2]], name="loss"), "one of"),
         (lambda: binary.compare_arms([0, 1], [[0.1, 0.2]], [[0.1, 0.2]] * 2), "paired by seed"),
+        (lambda: binary.compare_images([0, 1], [[0.1, 0.2]], [1, 1], [1, 0]), "1 are in both"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_in_words(call, words):

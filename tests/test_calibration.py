@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from scipy import special
 
-from utils.calibration import reliability, temperature_scaling
+from utils import binary
+from utils.calibration import in_bins, reliability, temperature_scaling
 from utils.metrics import calibration_error
 from utils.plots.ship import reliability_diagram
 
@@ -78,3 +79,18 @@ def test_the_diagram_shows_the_points_and_the_error(honest):
     np.testing.assert_allclose(points.get_xydata(), np.transpose([bins["confidence"], bins["accuracy"]]))
     (note,) = [t.get_text() for t in ax.texts]
     assert "1.23 %" in note and "2.50" in note and ax.get_xlabel() and ax.get_ylabel()
+
+
+def test_bins_of_any_probability_are_those_of_the_binary_calibration_error(honest):
+    labels, logits = honest
+    scores, happened = 1 / (1 + np.exp(-logits[:, 0])), labels == 0
+    table = in_bins(scores, happened, bins=binary.BINS)
+    gaps = np.abs(np.subtract(table["accuracy"], table["confidence"]))
+    expected = binary.calibration_error(happened.astype(int), scores)
+    assert np.average(gaps, weights=table["count"]) == pytest.approx(expected) and sum(table["count"]) == len(labels)
+    for wrong in (scores[:-1], 2 * scores):
+        with pytest.raises(ValueError, match="One probability"):
+            in_bins(wrong, happened, bins=5)
+    numbers = {"models": [{"name": "x", "calibration_error": 0.1, "bins": table}], "axes": ["P(SSA)", "share of SSA"]}
+    ax = reliability_diagram(numbers, "made for tests").axes[0]
+    assert ax.get_xlabel() == "P(SSA)" and ax.get_ylabel() == "share of SSA; grey: share of images"

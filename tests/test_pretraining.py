@@ -66,6 +66,21 @@ def test_the_weights_are_made_once_and_again_if_the_file_is_not_what_was_written
     tiny_base(weights=path)  # whole again, or this would be an error
 
 
+def test_the_digest_is_of_the_arrays_and_not_of_how_many_models_were_made_before(tmp_path):
+    network = tiny_base()
+    paths = [tmp_path / f"{k}.weights.h5" for k in range(3)]
+    for path in paths[:2]:  # Keras counts: "functional_7", "functional_8"
+        keras.Model(network.inputs[0], network.get_layer("pool").input).save_weights(path)
+    conv = network.get_layer("conv")
+    kernel, bias = conv.get_weights()
+    kernel[0, 0, 0, 0] += 1e-6
+    conv.set_weights([kernel, bias])
+    keras.Model(network.inputs[0], network.get_layer("pool").input).save_weights(paths[2])
+    assert len({pretraining.results.file_digest(path) for path in paths}) == 3
+    same, too, other = map(pretraining.weights_digest, paths)
+    assert same == too != other
+
+
 def test_the_step_of_the_pretext_task_is_traced_once(monkeypatch, tmp_path):
     traced = []
 

@@ -3,6 +3,7 @@
 import json
 import socket
 from dataclasses import replace
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -632,6 +633,34 @@ def test_start_names_what_it_is(tmp_path, monkeypatch, capsys):
     assert taken[-1] == without_top and f"starts from {without_top.name}" in capsys.readouterr().out
     with pytest.raises(ValueError, match="source is 'coco'"):
         pretraining.find_start(build, "coco", **options)
+
+
+def test_the_stored_runs_of_the_notebook_are_found_whatever_their_starts_files_are_called(tmp_path, monkeypatch):
+    stored, label = ROOT / "figures/runs", "pretext task on drawn polyps"
+    records = [json.loads(path.read_text()) for path in stored.glob("task2-*-report-seed1-*.json")]
+    asked = next(
+        r
+        for r in records
+        if r["start"] == label and r["config"]["model"] == "mhist_student" and r["config"]["method"] == "kd"
+    )
+    config = asked["config"]
+    told = next(r for r in records if results.key_of(r["config"]) == config["teacher"])
+    data = SimpleNamespace(  # what a configuration takes of it
+        train=SimpleNamespace(images=np.empty((0, 96, 96, 3))), num_classes=2, digest=config["data"]
+    )
+    starts = {
+        record["config"]["model"]: Start(tmp_path / "x.weights.h5", label, record["config"]["start"]["digest"])
+        for record in (told, asked)
+    }
+    schedule = Schedule(**{f: config[f] for f in ("initial_epochs", "fine_tune_epochs", "batch_size", "views")})
+    options = {"starts": starts, "schedule": schedule, "view": StainView(stain=0.1, light=0.1), "seed": 1}
+    monkeypatch.setattr(transfer, "settings", replace(transfer.settings, profile="full", runs=stored, cache=tmp_path))
+    monkeypatch.setattr(transfer, "free_networks", lambda: pytest.fail("would be trained again"))
+    teacher = transfer.transfer_learn(models.mhist_teacher, Scratch(), data, **options)
+    again = transfer.transfer_learn(
+        models.mhist_student, KD(**config["hyperparameters"]), data, teacher=teacher, **options
+    )
+    assert teacher.record == told and again.record == asked
 
 
 @pytest.mark.parametrize("method", [Scratch, KD, RKD])

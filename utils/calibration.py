@@ -49,11 +49,17 @@ def reliability(labels, logits, bins: int = 15, confidence_level: float = 0.95) 
         count, is the expected calibration error.
     """
     labels, logits = _checked(labels, logits)
+    probabilities = special.softmax(logits, axis=-1)
+    return in_bins(probabilities.max(axis=-1), probabilities.argmax(axis=-1) == labels, bins, confidence_level)
+
+
+def in_bins(confidence, hits, bins: int, confidence_level: float = 0.95) -> dict[str, list]:
+    """The table of `reliability` for any probability, in [0, 1] [n], of something that happened or not, bool [n]."""
+    confidence, hits = np.asarray(confidence, np.float64), np.asarray(hits, bool)
     if bins < 1:
         raise ValueError(f"bins is {bins}; it must be at least 1.")
-    probabilities = special.softmax(logits, axis=-1)
-    confidence = probabilities.max(axis=-1)
-    hits = probabilities.argmax(axis=-1) == labels
+    if confidence.shape != hits.shape or confidence.ndim != 1 or not ((confidence >= 0) & (confidence <= 1)).all():
+        raise ValueError(f"One probability in [0, 1] for each of {hits.shape} is needed; received {confidence.shape}.")
     bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
     table = {name: [] for name in ("from", "to", "count", "confidence", "accuracy", "low", "high")}
     for b in np.unique(bin_of):

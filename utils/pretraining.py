@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import h5py
 import keras
 import numpy as np
 import tensorflow as tf
@@ -91,7 +92,7 @@ def find_start(build_model, source: str, *, size: int, images: int, epochs: int,
         return Start(None, "random weights")
     if source == "standin":
         path = pretext_weights(build_model, size=size, images=images, epochs=epochs, folder=folder)
-        return Start(path, "pretext task on drawn polyps", results.file_digest(path)[:12])
+        return Start(path, "pretext task on drawn polyps", weights_digest(path))
     try:
         with giving_up():
             build_model(size=size, weights="imagenet")
@@ -111,6 +112,15 @@ def find_start(build_model, source: str, *, size: int, images: int, epochs: int,
         f"has no file {FILE_NAMES[architecture]}*.h5. What follows is not transfer learning."
     )
     return Start(None, "random weights")
+
+
+def weights_digest(path: Path) -> str:
+    """What tells the arrays in a file of Keras's `save_weights` from others. The bytes of the file would not do: it
+    holds the model's name too, in which Keras counts the models that this process has made before."""
+    arrays = []
+    with h5py.File(path) as file:
+        file.visititems(lambda _, thing: arrays.append(thing[()]) if isinstance(thing, h5py.Dataset) else None)
+    return results.digest(*arrays, length=12)
 
 
 def start_label(starts: dict[str, Start]) -> str:

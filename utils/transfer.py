@@ -201,7 +201,8 @@ def transfer_learn(
         "method": method.name,
         "hyperparameters": {name: described(value) for name, value in vars(method).items()},
         "teacher": given,
-        "start": asdict(start) | {"weights": start.weights and Path(start.weights).name},
+        # Not the file's name: that of a pretext start tells its code, which may change without a change of the weights.
+        "start": {"label": start.label, "digest": start.digest},
         "purpose": purpose,
         "profile": settings.profile,
         "data": data.digest,

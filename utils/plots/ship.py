@@ -26,9 +26,11 @@ LINES = ((TEACHER, "-", "s"), (SCRATCH, "--", "D"), (BLUE, "-", "o"), (GREEN, "-
 def reliability_diagram(numbers, text):
     """Accuracy against confidence, a panel for each model, over the share of the images in each bin (grey).
 
-    numbers: {"models": [{"name", "calibration_error", "temperature" (optional), "bins": of utils.calibration}]}
+    numbers: {"models": [{"name", "calibration_error", "temperature" (optional), "bins": of utils.calibration}]};
+    "axes" (optional), what is said and what comes of it where they are not confidence and accuracy.
     """
     models = numbers["models"]
+    said, came = numbers.get("axes", ("confidence", "accuracy"))
     columns = min(len(models), 4)
     lines = -(-len(models) // columns)
     figure, axes = frame(lines, columns, 2.9 * columns, 2.9 * lines + 0.4, text, sharex=True, sharey=True)
@@ -52,10 +54,10 @@ def reliability_diagram(numbers, text):
     for ax in axes.flat[len(models) :]:
         ax.set_visible(False)
     for ax in axes.flat[max(0, len(models) - columns) : len(models)]:
-        ax.set_xlabel("confidence")
+        ax.set_xlabel(said)
         ax.tick_params(labelbottom=True)
     for ax in axes[:, 0]:
-        ax.set_ylabel("accuracy; grey: share of images")
+        ax.set_ylabel(f"{came}; grey: share of images")
     return figure
 
 
