@@ -4,6 +4,7 @@ import io
 import subprocess
 import sys
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -400,6 +401,23 @@ def test_the_full_set_takes_less_than_a_gibibyte(tmp_path):
     images, added = said.split()
     assert int(images) == 2175 - 326  # all but validation
     assert float(added) < 1, f"{added} GiB"
+
+
+@pytest.mark.parametrize("name", ["mhist_dataset.zip", "MHIST", "annotations.csv"])
+def test_auto_names_what_may_have_been_meant_to_be_mhist(name, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(mhist, "load_polyps_standin", lambda **options: "the stand-in")
+    load_mhist("auto", tmp_path / "mhist_dataset")
+    assert "belong into" not in capsys.readouterr().out
+    (tmp_path / name).touch()
+    load_mhist("auto", tmp_path / "mhist_dataset")
+    assert f"has {name}. If that is MHIST" in capsys.readouterr().out
+
+
+def test_a_full_disk_is_an_error_before_anything_is_written(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(mhist.shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    with pytest.raises(OSError, match=r"MiB and .* has 0 left. Make room"):
+        load_mhist("mhist", folder, cache=tmp_path / "cache")
+    assert not list((tmp_path / "cache").iterdir())
 
 
 def test_auto_takes_the_folder_where_there_is_one_and_says_so(folder, tmp_path, capsys, monkeypatch):

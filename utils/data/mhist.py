@@ -9,7 +9,9 @@ import filecmp
 import hashlib
 import io
 import json
+import math
 import os
+import shutil
 import zipfile
 import zlib
 from collections import Counter
@@ -77,6 +79,9 @@ def load_mhist(
     if source == "standin" or (source == "auto" and not os.path.lexists(folder)):
         if source == "auto":
             print(f"DATA: NOT MHIST but drawn images; their numbers are not MHIST's. There is no {folder.name}/.")
+            if beside := _looks_like_mhist(folder.parent):
+                print(f"DATA: {folder.parent.name}/ has {', '.join(beside)}. If that is MHIST, its annotations.csv and "
+                      f"images.zip belong into a folder {folder.name}/ there.")  # fmt: skip
         return load_polyps_standin(**(standin or {}), cache=cache)
     if not folder.is_dir():
         raise FileNotFoundError(
@@ -87,6 +92,14 @@ def load_mhist(
     if source == "auto":
         print(f"DATA: {dataset.source}, from {folder.name}/.")
     return dataset
+
+
+def _looks_like_mhist(folder: Path) -> list[str]:
+    """Files and folders that somebody may have meant to be read: a zip that was not unpacked, another name."""
+    if not folder.is_dir():
+        return []
+    meant = ("annotations.csv", "images.zip")
+    return sorted(p.name for p in folder.iterdir() if "mhist" in p.name.lower() or p.name.lower() in meant)[:SHOWN]
 
 
 def _fail(faults: dict[str, list[str]]) -> None:
@@ -347,6 +360,12 @@ def _pixels(folder: Path, cache: Path, names: list[str]) -> np.memmap:
     large = images.too_large(set(names))
     _fail({"images of annotations.csv that are not there": missing, "images that are too large": large})
     cache.mkdir(parents=True, exist_ok=True)
+    needed, free = math.prod(shape), shutil.disk_usage(cache).free
+    if free < needed:  # a mapped file takes its space only when written to: a full disk would end the process
+        raise OSError(
+            f"The decoded images take {needed / 2**20:,.0f} MiB and {cache} has {free / 2**20:,.0f} left. Make room, "
+            "or set KD_OUTPUT to a folder on another disk."
+        )
     temporary = path.with_name(f".{os.getpid()}-{path.name}")
     try:
         pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
