@@ -616,3 +616,25 @@ def test_killed_at_any_moment_it_goes_on_where_it_was_and_ends_the_same(tmp_path
     assert _outcomes(tmp_path / "cut") == _outcomes(tmp_path / "whole")
     kept = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "cut" / "runs").glob("*.json") if p.name in stamps}
     assert kept == stamps  # what was finished was not trained again
+
+
+def test_equal_weights_are_equal_files_however_many_layers_were_made_before(tmp_path):
+    def network():
+        image = keras.Input((8, 8, 1), name="image")
+        x = keras.layers.MaxPooling2D(2)(keras.layers.Conv2D(2, 3, name="conv")(image))
+        x = keras.layers.Dropout(0.1, name="dropout")(keras.layers.MaxPooling2D(2)(x))
+        return keras.Model(image, keras.layers.Dense(2)(keras.layers.Flatten()(x)), name="network")
+
+    keras.backend.clear_session()
+    first, second = network(), network()
+    first.save_weights(tmp_path / "as Keras does first in a process.weights.h5")
+    assert first.layers[2].name != second.layers[2].name
+    second.set_weights(first.get_weights())
+    names = [layer.name for layer in second.layers]
+    for model, name in ((first, "a"), (second, "b")):
+        runs.save_weights(model, tmp_path / f"{name}.weights.h5")
+    digests = {results.file_digest(path) for path in tmp_path.glob("*.weights.h5")}
+    assert len(digests) == 1 and [layer.name for layer in second.layers] == names
+    third = network()
+    third.load_weights(tmp_path / "b.weights.h5")
+    assert all(map(np.array_equal, third.get_weights(), first.get_weights()))

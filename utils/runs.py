@@ -3,9 +3,11 @@
 import ast
 import gc
 import inspect
+import re
 import sys
 import textwrap
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -145,5 +147,27 @@ def weights_path(cache: Path, config: dict) -> Path:
 
 def save_weights(model: keras.Model, path: Path) -> None:
     """Weights under their final name only once they are whole: a record is written after them and trusts them."""
-    with results.whole_file(path, ".tmp.weights.h5") as temporary:
+    with _layers_counted_anew(model), results.whole_file(path, ".tmp.weights.h5") as temporary:
         model.save_weights(temporary)
+
+
+@contextmanager
+def _layers_counted_anew(model: keras.Model):
+    """Equal weights in equal files: Keras writes the layers' names beside them, and a layer that nobody named (the
+    pooling in ResNet50V2) is named after how many of its kind this process has made. Here each network counts its own.
+    """
+    unnamed = [layer for layer in model.layers if _stem(layer.name) == type(layer).__name__.lower()]
+    names = [layer.name for layer in unnamed]
+    try:
+        for before, layer in enumerate(unnamed):
+            number = sum(type(other) is type(layer) for other in unnamed[:before])
+            layer.name = re.sub(r"_[0-9]+$", "", layer.name) + (f"_{number}" if number else "")
+        yield
+    finally:
+        for layer, name in zip(unnamed, names, strict=True):
+            layer.name = name
+
+
+def _stem(name: str) -> str:
+    """What Keras's own names say of the class: "max_pooling2d_9" is "maxpooling2d"."""
+    return re.sub(r"_[0-9]+$", "", name).replace("_", "")
