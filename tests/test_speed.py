@@ -183,7 +183,7 @@ def tiny_networks(tmp_path, monkeypatch):
 
 
 def test_task_2s_two_phases_are_raced_and_stored(tiny_networks, monkeypatch):
-    arguments = "--rounds 2 --images 8 --sweep-rounds 1 --sweep-images 64 --epochs 2"
+    arguments = "--rounds 2 --images 8 --sweep-rounds 1 --sweep-images 32 --epochs 1"
     monkeypatch.setattr(sys, "argv", ["transfer", *arguments.split()])
     transfer.main()
     numbers = json.loads(tiny_networks.read_text())["numbers"]
@@ -191,7 +191,7 @@ def test_task_2s_two_phases_are_raced_and_stored(tiny_networks, monkeypatch):
     assert numbers["ratios"]["frozen sweep, plain / cached"] == [sweep["plain"][0] / sweep["cached"][0]]
     assert len(epoch["live"]) == 2 and set(epoch) == {"live", "cached", "asking the teacher", "the teacher's own"}
     assert numbers["seconds per image"]["student"] == pytest.approx(np.median(epoch["cached"]) / 8)
-    assert (numbers["images"], numbers["sweep images"], numbers["epochs"]) == (8, 64, 2)
+    assert (numbers["images"], numbers["sweep images"], numbers["epochs"]) == (8, 32, 1)
 
 
 @pytest.mark.parametrize("option", ["--rounds", "--images", "--sweep-rounds", "--sweep-images", "--epochs"])

@@ -93,6 +93,7 @@ def learn(tmp_path, data):
         options = {
             "starts": STARTS,
             "schedule": SCHEDULE,
+            "view": None,  # tracing the views takes longer than all else of a tiny run
             "runs": tmp_path / "runs",
             "cache": tmp_path / "cache",
         } | options
@@ -200,7 +201,7 @@ def watched(learn, monkeypatch, look, **options):
         return history
 
     monkeypatch.setattr(Network, "fit", seen)
-    learn(mhist_student, KD(), **options)
+    learn(mhist_student, KD(), view=StainView(), **options)
     return rates
 
 
@@ -255,14 +256,16 @@ def test_the_student_alone_and_any_kd_share_one_traced_step(learn, monkeypatch):
 
 @pytest.mark.parametrize("method", [KD(0.5, 4.0), HINTED, CONTRASTED], ids=lambda method: method.name)
 def test_a_run_after_others_equals_the_same_run_alone(learn, method):
+    """But for rounding: TensorFlow orders some sums by names that count what the process has made before."""
     teacher = learn(mhist_teacher, Scratch())
-    after_others = learn(mhist_student, method, teacher=teacher, seed=1)
+    run = learn(mhist_student, method, teacher=teacher, seed=1)
+    after_others = run.model().get_weights()
     learn(mhist_student, KD(0.9, 2.0), teacher=teacher, seed=2)
     transfer._network.cache_clear()
     transfer._start_weights.cache_clear()
-    alone = after_others.retrain()
-    assert alone.record["weights_digest"] == after_others.record["weights_digest"]
-    assert after_others.retrain().record["weights_digest"] == alone.record["weights_digest"]  # what is kept is used now
+    for _ in ("alone", "with what is kept of that"):
+        for one, other in zip(run.retrain().model().get_weights(), after_others, strict=True):
+            np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
 
 
 def test_hints_move_the_base_on_the_views_that_both_networks_see_before_the_two_phases(learn, teacher, monkeypatch):

@@ -38,12 +38,13 @@ def _dump(node) -> str:
 
 
 # Under the name of the library's: the functions below are themselves part of what a digest covers, so that another name
-# in them would part every stored record from the code that made it.
-ast = SimpleNamespace(**vars(ast) | {"dump": _dump})
+# in them would part every stored record from the code that made it. A tree is kept, and written out once.
+ast = SimpleNamespace(**vars(ast) | {"dump": cache(_dump)})
 
 PACKAGES = ("tensorflow", "keras", "numpy", "scikit-learn", "scipy", "scikit-image", "lime", "ai-edge-litert")
 
 
+@cache
 def versions() -> dict:
     """Versions of the libraries that numbers depend on, and of Python."""
     found = {"python": platform.python_version()}
@@ -81,6 +82,9 @@ def _bare_tree(thing) -> ast.AST:
             if isinstance(value, ast.Constant) and isinstance(value.value, str):
                 node.body = body[1:]
     return tree
+
+
+_bare_tree = cache(_bare_tree)  # not as a decorator, which would be part of the digests
 
 
 def _mentions(thing, tree: ast.AST) -> tuple[list, list]:
