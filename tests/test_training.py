@@ -578,11 +578,9 @@ CHILD = """
 import sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
-import tensorflow as tf
 from test_training import tiny_data, tiny_model
 from utils import training
 from utils.methods import KD, Scratch
-tf.config.run_functions_eagerly(True)  # as the fixture `untraced`
 folder = Path({folder!r})
 for seed in range(3):
     options = dict(seed=seed, epochs=2, batch_size=40, runs=folder / "runs", cache=folder / "cache")
