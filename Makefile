@@ -39,7 +39,7 @@ full: environment ## the same in the full profile (hours, but for what is record
 test: export TF_NUM_INTRAOP_THREADS = 1
 test: environment ## unit tests, and every cell of both notebooks in the quick profile
 	$(VENV_PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=5 --nbval --nbval-current-env \
-	  --nbval-cell-timeout=1200 $(NOTEBOOKS) tests/test_transfer.py tests/test_training.py tests
+	  --nbval-cell-timeout=1200 $(NOTEBOOKS) tests/test_transfer.py tests/test_training.py tests/test_speed.py tests
 
 report: environment ## build/report.pdf and README.md from the stored results (seconds)
 	@KD_PROFILE=full $(VENV_PYTHON) -m report.build --readme
