@@ -34,12 +34,12 @@ full: environment ## the same in the full profile (hours, but for what is record
 	@KD_PROFILE=full $(VENV_PYTHON) -m utils.notebooks run $(if $(filter 1,$(KEEP)),--keep)
 
 # Two workers, since most of the time goes into tracing networks, which keeps one core busy, and one thread for each,
-# since more would only wait for each other. Files, and notebooks, stay whole; the longest come first, so that both
-# workers end at about the same time.
+# since more would only wait for each other. Files, and notebooks, stay whole; the longest come first (conftest.py), so
+# that both workers end at about the same time.
 test: export TF_NUM_INTRAOP_THREADS = 1
 test: environment ## unit tests, and every cell of both notebooks in the quick profile
 	$(VENV_PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=5 --nbval --nbval-current-env \
-	  --nbval-cell-timeout=1200 $(NOTEBOOKS) tests/test_transfer.py tests/test_training.py tests/test_speed.py tests
+	  --nbval-cell-timeout=1200 $(NOTEBOOKS) tests
 
 report: environment ## build/report.pdf and README.md from the stored results (seconds)
 	@KD_PROFILE=full $(VENV_PYTHON) -m report.build --readme

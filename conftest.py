@@ -15,6 +15,7 @@ os.environ["KD_PROFILE"] = "quick"  # whatever the shell or a GPU would choose
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+LONGEST = ("Task1.ipynb", "Task2.ipynb", "test_transfer.py", "test_training.py", "test_contracts.py")
 OUTPUT = Path(__file__).parent / "build" / "test"
 # As in utils/notebooks.py, a progress bar and what C++ code writes are no output of a cell.
 OF_NOTEBOOKS = {"KD_OUTPUT": str(OUTPUT), "KD_PROGRESS": os.devnull, "IPYTHONDIR": str(OUTPUT / "ipython")}
@@ -28,6 +29,12 @@ def pytest_sessionstart(session):
         profile = OUTPUT / "ipython" / "profile_default"
         profile.mkdir(parents=True)
         (profile / "ipython_kernel_config.py").write_text("c.IPKernelApp.capture_fd_output = False\n")
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first, whatever the order on the command line, which pytest puts in that of the folders: or one
+    worker of `make test` would have nothing to do while the other ends with the longest."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 @pytest.hookimpl(wrapper=True)

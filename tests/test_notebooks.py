@@ -156,7 +156,15 @@ def test_all_notebooks_are_listed_and_tested():
     assert sorted(path.name for path in ROOT.glob("*.ipynb")) == list(NOTEBOOKS)
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert f"\nNOTEBOOKS = {' '.join(NOTEBOOKS)}\n" in makefile
-    assert re.search(r"^test: environment.*\n\t.* --nbval .*\\\n\t.* \$\(NOTEBOOKS\) .* tests$", makefile, re.MULTILINE)
+    assert re.search(r"^test: environment.*\n\t.* --nbval .*\\\n\t.* \$\(NOTEBOOKS\) tests$", makefile, re.MULTILINE)
+
+
+def test_the_longest_files_are_tested_first_and_the_others_keep_their_order():
+    names = ["test_a.py", "test_training.py", "test_b.py", "Task2.ipynb", "Task1.ipynb"]
+    items = [types.SimpleNamespace(path=ROOT / name) for name in names]
+    conftest.pytest_collection_modifyitems(items)
+    assert [item.path.name for item in items] == [*names[:2:-1], "test_training.py", "test_a.py", "test_b.py"]
+    assert all([*ROOT.glob(name), *(ROOT / "tests").rglob(name)] for name in conftest.LONGEST)
 
 
 def test_nbval_s_kernels_have_the_environment_that_make_run_gives_and_an_output_folder_of_their_own():
