@@ -7,8 +7,9 @@ from matplotlib import pyplot as plt
 from matplotlib.colors import to_hex
 from matplotlib.patches import FancyBboxPatch
 
-from utils.diagram import draw_model
-from utils.models import mnist_student, mnist_teacher
+from utils.cost import cost_by_layer
+from utils.diagram import draw_model, draw_stages
+from utils.models import mhist_student, mnist_student, mnist_teacher
 
 
 @pytest.fixture(autouse=True)
@@ -148,3 +149,38 @@ def test_a_model_that_is_no_chain_is_refused_in_words():
 def test_a_model_without_an_input_shape_is_refused_in_words(nothing):
     with pytest.raises(ValueError, match="knows its input shape"):
         draw_model(nothing)
+
+
+def test_a_branching_network_is_drawn_by_its_stages():
+    image = keras.Input((8, 8, 3))
+    scaled = layers.Rescaling(2.0, name="scaling")(image)
+    first = layers.Conv2D(4, 1, use_bias=False, strides=2, name="first")(scaled)  # 16 places x 3 x 4 = 192
+    padded = layers.ZeroPadding2D(1)(first)
+    second = layers.DepthwiseConv2D(3, use_bias=False, name="second")(padded)  # 16 places x 9 x 4 = 576
+    both = layers.Add()([first, second])
+    third = layers.Conv2D(6, 1, strides=2, name="third")(layers.MaxPooling2D(1)(both))  # 4 places x 4 x 6 = 96
+    pooled = layers.GlobalAveragePooling2D(name="pool")(third)
+    answer = layers.Dense(2, use_bias=False, name="logits")(pooled)  # 12
+    ax = draw_stages(keras.Model(image, answer))
+    assert [column(ax, box) for box in boxes(ax)] == [
+        ["input", "8×8×3"],
+        ["scaling", "Rescaling", "8×8×3", "–"],
+        ["stage 1", "2 convolutions", "≤ 4 channels", "88% of the", "multiply-adds", "4×4", "48"],
+        ["stage 2", "1 convolution", "≤ 6 channels", "11% of the", "multiply-adds", "2×2", "30"],
+        ["pool", "GlobalAveragePooling2D", "6", "–"],
+        ["logits", "Dense", "2 units", "2", "12"],
+    ]
+
+
+def test_the_stages_of_task_2s_student_leave_no_convolution_and_no_parameter_out():
+    model = mhist_student(size=32)
+    ax = draw_stages(model)
+    columns = [column(ax, box) for box in boxes(ax)]
+    kinds = [row["kind"] for row in cost_by_layer(model)]
+    in_stages = sum(int(lines[1].split()[0]) for lines in columns if lines[0].startswith("stage"))
+    assert in_stages == kinds.count("Conv2D") + kinds.count("DepthwiseConv2D") == 52
+    of_boxes = [lines[-1].replace(",", "") for lines in columns[1:]]  # the input has none
+    assert sum(int(count) for count in of_boxes if count != "–") == model.count_params()
+    assert [lines[-2] for lines in columns] == [  # five times half the resolution
+        "input", "32×32×3", "16×16", "8×8", "4×4", "2×2", "1×1", "1280", "1280", "2"
+    ]  # fmt: skip

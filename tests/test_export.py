@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
 from PIL import Image
+from sklearn.metrics import roc_auc_score
 
 from utils import export, results
+from utils.binary import delong, positive_scores
 from utils.data import Dataset, Split
 from utils.models import mhist_student
 from utils.predict import Refused, Student
@@ -113,6 +115,18 @@ def test_two_classes_are_scored_by_auc_too(tmp_path):
     )
     assert 0.9 < card["keras"]["auc"] == card["files"]["float32"]["metrics"]["auc"]
     assert "test AUC" in export.table(card) and card["calibrated_on"] == 0
+    assert export.table(card).loc["float32", "95% over images"] == "[1.000, 1.000]"  # no image is ranked wrongly
+
+
+def test_the_auc_of_a_file_has_its_interval_over_images():
+    labels = np.tile([0, 1], 50)
+    logits = np.random.default_rng(0).normal(size=(100, 2)) + np.eye(2)[labels]
+    found = export._quality(labels, logits, threshold=None)
+    assert found["auc"] == pytest.approx(roc_auc_score(labels, logits[:, 1] - logits[:, 0]))
+    low, high = found["auc_interval"]
+    error = delong(labels, positive_scores(logits), np.full(100, 0.5))["standard_error"]
+    np.testing.assert_allclose([low, high], found["auc"] + 1.96 * error * np.array([-1, 1]), atol=0.01)
+    assert 0.5 < low < found["auc"] < high < 1
 
 
 def test_the_threshold_of_validation_decides_what_the_shipped_student_calls(tmp_path):

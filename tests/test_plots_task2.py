@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from utils import plots
 from utils.plots import base, task2
 
 matplotlib.use("agg")
@@ -131,3 +132,37 @@ def test_a_mistake_shows_votes_and_each_networks_answer(tmp_path):
     found = {names[int(line.get_ydata()[0])]: line.get_xdata()[0] for line in answers.lines[:3]}
     assert found == {"teacher": 0.9, "student with KD": 0.1, "student without KD": 0.5}
     assert answers.lines[3].get_xdata()[0] == 0.4  # the threshold
+
+
+def test_the_search_shows_the_interval_of_each_auc_that_was_tried():
+    tried = {"auc": [[0.7, np.nan], [0.8, 0.6]], "low": [[0.61, np.nan], [0.72, 0.5]],
+             "high": [[0.79, np.nan], [0.88, 0.7]]}  # fmt: skip
+    figure = plots.search_heatmap({"alphas": [0.1, 0.9], "temperatures": [1, 4], "chosen": [0.9, 1]} | tried, "")
+    written = {t.get_text() for t in figure.axes[0].texts}
+    assert written == {"0.700\n[0.610, 0.790]", "", "0.800\n[0.720, 0.880]", "0.600\n[0.500, 0.700]"}
+
+
+def test_the_bars_of_all_kinds_of_layers_add_up_to_what_a_network_costs(tmp_path):
+    networks = {
+        "teacher": {"Conv2D": {"parameters": 9e6, "flops": 4e6}, "Add": {"parameters": 0, "flops": 1e6}},
+        "student": {
+            "Conv2D": {"parameters": 1e6, "flops": 2e6}, "DepthwiseConv2D": {"parameters": 2e6, "flops": 1e6},
+            "BatchNormalization": {"parameters": 5e5, "flops": 0}, "Dense": {"parameters": 25e4, "flops": 1e5},
+        },
+    }  # fmt: skip
+    numbers = {"networks": networks, "quantities": {"parameters": "parameters", "flops": "FLOPs for one image"}}
+    figure = base.publish("cost", plots.cost_by_kind, numbers, ORIGIN, tmp_path)
+    for ax, totals in zip(figure.axes, ([9e6, 3.75e6], [5e6, 3.1e6]), strict=True):
+        heights, bottoms = (
+            np.array([[of(bar) for bar in bars] for bars in ax.containers])
+            for of in (lambda bar: bar.get_height(), lambda bar: bar.get_y())
+        )
+        np.testing.assert_allclose(heights.sum(axis=0), totals)
+        np.testing.assert_allclose(bottoms, np.cumsum(heights, axis=0) - heights)  # one on the other
+        assert [tick.get_text() for tick in ax.get_xticklabels()] == ["teacher", "student"]
+    assert [ax.get_ylabel() for ax in figure.axes] == ["parameters", "FLOPs for one image"]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "convolutions", "depthwise convolutions", "batch normalisation", "all other layers"
+    ]  # fmt: skip
+    assert {"9 M", "3.75 M", "5 M", "3.1 M"} <= set(texts_of(figure))

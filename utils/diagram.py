@@ -6,6 +6,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch
 
+from utils.cost import cost_by_layer
 from utils.models import layers_in_order
 
 # Okabe and Ito's palette, which readers with any of the common colour blindnesses can tell apart. Black text is
@@ -40,8 +41,53 @@ def draw_model(model: keras.Model, ax: Axes | None = None, title: str | None = N
     stand beneath. `ax` defaults to a new figure of the right size; `title` to the model's name and its parameters. A
     model that isn't a chain (branches, several inputs, a layer used twice) is a ValueError.
     """
-    chain = _chain(model)
-    width = LABELS + (len(chain) + 1) * (BOX_WIDTH + GAP) - GAP + 2 * MARGIN
+    return _draw_boxes(model, [_box_of(layer) for layer in _chain(model)], ax, title)
+
+
+def draw_stages(model: keras.Model, ax: Axes | None = None, title: str | None = None) -> Axes:
+    """Draw a network of many layers by its stages; otherwise as `draw_model`.
+
+    A stage is all that works at one resolution, however it branches inside: its box says how many convolutions it has,
+    how wide they get and what part of the network's multiply-adds they are. Layers of a resolution without any
+    convolution, such as those of the head, are drawn one by one; padding is not drawn.
+    """
+    multiply_adds = {row["layer"]: row["multiply_adds"] for row in cost_by_layer(model)}
+    boxes = []
+    for number, (resolution, stage) in enumerate(_stages(model).items()):
+        convolutions = [layer for layer in stage if _kind(layer) == "convolution"]
+        if not convolutions:
+            boxes += [_box_of(layer) for layer in stage]
+            continue
+        lines = [
+            f"stage {number}",
+            f"{len(convolutions)} convolution{'s' if len(convolutions) > 1 else ''}",
+            f"≤ {max(layer.output.shape[-1] for layer in convolutions)} channels",
+            f"{sum(multiply_adds[layer.name] for layer in convolutions) / sum(multiply_adds.values()):.0%} of the",
+            "multiply-adds",
+        ]
+        parameters = sum(layer.count_params() for layer in stage)
+        boxes.append((lines, COLOURS["convolution"], _times(resolution), _parameters(parameters)))
+    return _draw_boxes(model, boxes, ax, title)
+
+
+def _stages(model: keras.Model) -> dict[tuple, list]:
+    """The layers by the size of their output without its channels, in the order in which the sizes are reached."""
+    stages = {}
+    for layer in layers_in_order(model):
+        if not isinstance(layer, layers.ZeroPadding2D):
+            stages.setdefault(tuple(layer.output.shape[1:-1]), []).append(layer)
+    return stages
+
+
+def _box_of(layer) -> tuple[list[str], str, str, str]:
+    lines = [layer.name, type(layer).__name__, *_settings(layer)]
+    return lines, COLOURS[_kind(layer)], _shape(layer.output.shape), _parameters(layer.count_params())
+
+
+def _draw_boxes(model: keras.Model, boxes: list[tuple], ax: Axes | None, title: str | None) -> Axes:
+    """The input and boxes in a row, with arrows between. Each: its lines, colour, shape and parameters beneath."""
+    boxes = [(["input"], "white", _shape(model.inputs[0].shape), ""), *boxes]
+    width = LABELS + len(boxes) * (BOX_WIDTH + GAP) - GAP + 2 * MARGIN
     height = BELOW + BOX_HEIGHT + ABOVE
     if ax is None:
         ax = plt.figure(figsize=(width, height)).add_axes((0, 0, 1, 1))
@@ -50,30 +96,20 @@ def draw_model(model: keras.Model, ax: Axes | None = None, title: str | None = N
     ax.apply_aspect()  # settles how large the axes will be drawn, so that the text can be sized to them
     size = TEXT_SIZE * ax.get_window_extent().width / ax.figure.dpi / width
 
-    ax.text(
-        width / 2,
-        BOX_HEIGHT + ABOVE / 2,
-        title if title is not None else f"{model.name}: {model.count_params():,} parameters",
-        size=1.15 * size,
-        ha="center",
-        va="center",
-    )
+    title = title if title is not None else f"{model.name}: {model.count_params():,} parameters"
+    ax.text(width / 2, BOX_HEIGHT + ABOVE / 2, title, size=1.15 * size, ha="center", va="center")
     for label, y in (("output", -0.24), ("parameters", -0.52)):
         ax.text(MARGIN, y, label, size=0.9 * size, color="#555555", va="center")
-
-    x = MARGIN + LABELS
-    _draw_box(ax, x, ["input"], "white", _shape(model.inputs[0]), "", size)
-    for layer in chain:
-        ax.annotate(
-            "",
-            xy=(x + BOX_WIDTH + GAP, BOX_HEIGHT / 2),
-            xytext=(x + BOX_WIDTH, BOX_HEIGHT / 2),
-            arrowprops={"arrowstyle": "-|>", "color": "black", "shrinkA": 0, "shrinkB": 0, "mutation_scale": size},
-        )
-        x += BOX_WIDTH + GAP
-        lines = [layer.name, type(layer).__name__, *_settings(layer)]
-        parameters = f"{layer.count_params():,}" if layer.count_params() else "–"
-        _draw_box(ax, x, lines, COLOURS[_kind(layer)], _shape(layer.output), parameters, size)
+    for number, box in enumerate(boxes):
+        x = MARGIN + LABELS + number * (BOX_WIDTH + GAP)
+        if number:
+            ax.annotate(
+                "",
+                xy=(x, BOX_HEIGHT / 2),
+                xytext=(x - GAP, BOX_HEIGHT / 2),
+                arrowprops={"arrowstyle": "-|>", "color": "black", "shrinkA": 0, "shrinkB": 0, "mutation_scale": size},
+            )
+        _draw_box(ax, x, *box, size)
     return ax
 
 
@@ -140,8 +176,12 @@ def _activation(layer) -> list[str]:
     return [] if name == "linear" else [ACTIVATIONS.get(name, str(name))]
 
 
-def _shape(tensor) -> str:
-    return _times("?" if size is None else size for size in tensor.shape[1:])
+def _shape(shape) -> str:
+    return _times("?" if size is None else size for size in shape[1:])
+
+
+def _parameters(count: int) -> str:
+    return f"{count:,}" if count else "–"
 
 
 def _times(sizes) -> str:

@@ -17,11 +17,11 @@ import keras
 import numpy as np
 import pandas as pd
 import tensorflow as tf
-from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+from sklearn.metrics import balanced_accuracy_score
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from utils import cost, latency, results
-from utils.binary import positive_scores
+from utils.binary import arm_interval, positive_scores
 from utils.data import Dataset
 from utils.metrics import calibration_error
 from utils.predict import CARD, FIELD, PREPARATIONS, LiteRT, native_messages_kept_back
@@ -172,10 +172,14 @@ def export_student(
 def table(card: dict) -> pd.DataFrame:
     """A row for Keras and for each file: what it scores on the test split, its size, its latency, how far it is off."""
     score, title = ("auc", "test AUC") if "auc" in card["keras"] else ("accuracy", "test accuracy")
-    rows = {"Keras": {title: card["keras"][score]}}
+
+    def quality(found: dict) -> dict:
+        interval = {"95% over images": "[{:.3f}, {:.3f}]".format(*found["auc_interval"])} if score == "auc" else {}
+        return {title: found[score]} | interval
+
+    rows = {"Keras": quality(card["keras"])}
     for name, entry in card["files"].items():
-        rows[name] = {
-            title: entry["metrics"][score],
+        rows[name] = quality(entry["metrics"]) | {
             "size, MB": entry["bytes"] / 1e6,
             "latency, ms": entry["latency_ms"]["median"],
             "largest difference of a logit": entry["largest_difference"],
@@ -204,7 +208,8 @@ def _quality(labels: np.ndarray, logits: np.ndarray, threshold: float | None) ->
         "calibration_error": calibration_error(labels, logits),
     }
     if logits.shape[-1] == 2:
-        found["auc"] = roc_auc_score(labels, logits[:, 1] - logits[:, 0])
+        auc = arm_interval(labels, positive_scores(logits)[None])
+        found |= {"auc": auc["mean"], "auc_interval": [auc["low"], auc["high"]]}
         found["balanced_accuracy"] = balanced_accuracy_score(labels, called)
     return found
 

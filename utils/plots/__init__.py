@@ -22,6 +22,7 @@ from utils.plots.task1 import (
 from utils.plots.task2 import (
     agreement_effect,
     confident_mistakes,
+    cost_by_kind,
     polyp_sheet,
     polyp_views,
     roc_curves,
@@ -54,6 +55,7 @@ __all__ = [
     "caption",
     "confident_mistakes",
     "corruption_curves",
+    "cost_by_kind",
     "cost_by_layer",
     "cost_frontier",
     "diagrams",

@@ -66,7 +66,7 @@ def learning_curves(numbers, text):
 def search_heatmap(numbers, text):
     """Validation accuracy, or AUC where "auc" is given, over alpha × T; the chosen setting is framed.
 
-    A setting that was not tried is NaN and stays empty.
+    A setting that was not tried is NaN and stays empty. With "low" and "high" each has its interval under it.
     """
     figure, ((ax,),) = frame(1, 1, 6.8, 3.2, text)
     if "auc" in numbers:
@@ -77,10 +77,13 @@ def search_heatmap(numbers, text):
     image = ax.imshow(values, cmap="cividis", aspect="auto")
     for (row, column), value in np.ndenumerate(values):
         dark = value < (low + high) / 2
+        written = "" if np.isnan(value) else f"{value:.{digits}f}"
+        if written and "low" in numbers:
+            written += f"\n[{numbers['low'][row][column]:.{digits}f}, {numbers['high'][row][column]:.{digits}f}]"
         ax.text(
             column,
             row,
-            "" if np.isnan(value) else f"{value:.{digits}f}",
+            written,
             ha="center",
             va="center",
             color="white" if dark else "black",
@@ -200,14 +203,16 @@ def cost_by_layer(numbers, text):
     return figure
 
 
-def diagrams(*models):
+def diagrams(*models, by_stage: bool = False):
     """A drawing function for `publish`: block diagrams of models, one under the other, drawn from the models."""
-    from utils.diagram import draw_model  # late: it loads Keras, which the other pictures and the report do without
+    from utils import diagram  # late: it loads Keras, which the other pictures and the report do without
+
+    draw_one = diagram.draw_stages if by_stage else diagram.draw_model
 
     def draw(_numbers, text):
         figure, axes = frame(len(models), 1, 15, 2.3 * len(models) + 0.4, text)
         for ax, model in zip(axes[:, 0], models, strict=True):
-            draw_model(model, ax)
+            draw_one(model, ax)
         return figure
 
     return draw

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from utils.metrics import mean_interval
-from utils.plots.base import DISTILLED, GREEN, SCRATCH, SKY, TEACHER, band, frame, temperature_axis
+from utils.plots.base import DISTILLED, GREEN, ORANGE, SCRATCH, SKY, TEACHER, YELLOW, band, frame, temperature_axis
 
 COLOUR = {"teacher": TEACHER, "distilled": DISTILLED, "scratch": SCRATCH, "method": GREEN}
 MARKER = {"teacher": "s", "distilled": "o", "scratch": "^", "method": "D"}
@@ -223,4 +223,30 @@ def confident_mistakes(numbers, text):
         below.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
         below.set_yticks(range(len(names)), [names[arm] for arm in reversed(names)] if k % columns == 0 else [])
         below.grid(True, axis="x")
+    return figure
+
+
+def cost_by_kind(numbers, text):
+    """What networks cost by kind of layer, stacked, a panel for each quantity.
+
+    "networks" {name: {kind of layer, as Keras calls it: {quantity: number}}}, "quantities" {quantity: title of axis}.
+    """
+    parts = {"Conv2D": ("convolutions", SKY), "DepthwiseConv2D": ("depthwise convolutions", ORANGE),
+             "BatchNormalization": ("batch normalisation", YELLOW)}  # fmt: skip
+    figure, axes = frame(1, len(numbers["quantities"]), 4.2 * len(numbers["quantities"]), 3.9, text)
+    for ax, (quantity, title) in zip(axes[0], numbers["quantities"].items(), strict=True):
+        totals = [sum(of[quantity] for of in kinds.values()) for kinds in numbers["networks"].values()]
+        drawn = np.zeros(len(totals))
+        for kind, (label, colour) in parts.items():
+            values = [kinds.get(kind, {}).get(quantity, 0) for kinds in numbers["networks"].values()]
+            ax.bar(range(len(values)), values, 0.6, drawn, color=colour, ec="white", label=label)
+            drawn += values
+        ax.bar(range(len(totals)), totals - drawn, 0.6, drawn, color="0.7", ec="white", label="all other layers")
+        for x, total in enumerate(totals):
+            ax.text(x, total + 0.015 * max(totals), f"{total / 1e6:,.4g} M", ha="center", va="bottom", weight="bold")
+        ax.set_xticks(range(len(totals)), list(numbers["networks"]))
+        ax.set(ylabel=title, ylim=(0, 1.1 * max(totals)))
+        ax.yaxis.set_major_formatter(lambda value, _: f"{value / 1e6:g} M")
+        ax.grid(False, axis="x")
+    _legend_above(figure, axes[0, 0])
     return figure
