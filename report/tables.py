@@ -294,11 +294,11 @@ def task2_counts(stored: Results) -> str:
 def task2_shipped(stored: Results) -> str:
     """What each exported file of Task 2's student is worth."""
     rows = [
-        [name, f"{entry['metrics']['auc']:.3f}", f"{entry['bytes'] / 1e6:.2f}",
-         in_words(entry["latency_ms"])]
+        [name, "{:.3f} [{:.3f}, {:.3f}]".format(entry["metrics"]["auc"], *entry["metrics"]["auc_interval"]),
+         f"{entry['bytes'] / 1e6:.2f}", in_words(entry["latency_ms"])]
         for name, entry in stored.find("task2_shipped/files").items()
     ]  # fmt: skip
-    return markdown(["file", "test AUC", "MB", "ms for one image"], rows)
+    return markdown(["file", "test AUC [95%]", "MB", "ms for one image"], rows)
 
 
 def versions(stored: Results) -> str:
