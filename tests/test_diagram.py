@@ -172,6 +172,11 @@ def test_a_branching_network_is_drawn_by_its_stages():
     ]
 
 
+def test_stages_are_counted_from_one_without_a_scaling_too():
+    ax = draw_stages(keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(4, 1), layers.Conv2D(4, 1, strides=2)]))
+    assert [column(ax, box)[0] for box in boxes(ax)] == ["input", "stage 1", "stage 2"]
+
+
 def test_the_stages_of_task_2s_student_leave_no_convolution_and_no_parameter_out():
     model = mhist_student(size=32)
     ax = draw_stages(model)

@@ -52,12 +52,13 @@ def draw_stages(model: keras.Model, ax: Axes | None = None, title: str | None = 
     convolution, such as those of the head, are drawn one by one; padding is not drawn.
     """
     multiply_adds = {row["layer"]: row["multiply_adds"] for row in cost_by_layer(model)}
-    boxes = []
-    for number, (resolution, stage) in enumerate(_stages(model).items()):
+    boxes, number = [], 0
+    for resolution, stage in _stages(model).items():
         convolutions = [layer for layer in stage if _kind(layer) == "convolution"]
         if not convolutions:
             boxes += [_box_of(layer) for layer in stage]
             continue
+        number += 1
         lines = [
             f"stage {number}",
             f"{len(convolutions)} convolution{'s' if len(convolutions) > 1 else ''}",
