@@ -90,8 +90,11 @@ def main() -> None:
         "images a second": rate, **vars(options),
     }  # fmt: skip
     print(f"mean AUC {np.mean(aucs):.3f}; by colours alone {numbers['colours alone']:.3f}; {rate:.0f} images a second")
-    source = f"drawn polyps, NOT MHIST, {options.size} px"
-    plots.store("benchmark_polyps", numbers, {"task": "benchmark", "source": source}, settings.figures)
+    origin = {
+        "task": "benchmark", "source": f"drawn polyps, NOT MHIST, {options.size} px", "seeds": list(settings.seeds[:3]),
+        "note": f"test AUC; {options.train} training images, {options.test} test images",
+    }  # fmt: skip
+    plots.store("benchmark_polyps", numbers, origin, settings.figures)
     print(f"written: {settings.figures / 'benchmark_polyps.json'}")
 
 

@@ -134,7 +134,7 @@ def main() -> None:
         numbers[name]["by rule"] = by_rule(numbers[name]["rows"])
         print(f"  by the rule: {numbers[name]['by rule']}", flush=True)
     source = "; ".join(dict.fromkeys(of["source"] for of in numbers.values()))
-    origin = {"task": "benchmark", "source": source}
+    origin = {"task": "benchmark", "source": source, "seeds": [settings.seeds[0]], "note": "95% intervals over images"}
     plots.store("benchmark_segments", numbers | {"agree": AGREE}, origin, settings.figures)
     print(f"written: {settings.figures / 'benchmark_segments.json'}")
 

@@ -206,7 +206,9 @@ def test_what_can_be_learned_from_the_drawings_is_measured_and_stored(tmp_path, 
     monkeypatch.setattr(polyps, "settings", replace(polyps.settings, figures=tmp_path, seeds=(0, 1)))
     monkeypatch.setattr(sys, "argv", ["polyps", "--train", "64", "--test", "150", "--size", "32", "--epochs", "1"])
     polyps.main()
-    numbers = json.loads((tmp_path / "benchmark_polyps.json").read_text())["numbers"]
+    content = json.loads((tmp_path / "benchmark_polyps.json").read_text())
+    assert content["source"] == "drawn polyps, NOT MHIST, 32 px" and content["seeds"] == [0, 1]
+    numbers = content["numbers"]
     assert len(numbers["by agreement"]["7 of 7"]) == numbers["small network"]["n"] == 2
     assert numbers["parameters"] == 9 * (3 * 16 + 16 * 32 + 32 * 64 + 64 * 128) + 4 * 240 + 2 * 128 + 2
     assert 0 < numbers["colours alone"] < 1 < numbers["images a second"]
