@@ -87,7 +87,7 @@ def test_the_picture_follows_the_model():
         ["average", "AveragePooling2D", "1×1", "stride 2×1", "1×2×4", "–"],
         ["norm", "BatchNormalization", "1×2×4", "16"],
         ["squash", "Activation", "tanh", "1×2×4", "–"],
-        ["everything", "GlobalAveragePooling2D", "4", "–"],
+        ["everything", "global average", "pooling", "4", "–"],
         ["answer", "Dense", "2 units", "softmax", "2", "10"],
     ]
 
@@ -167,7 +167,7 @@ def test_a_branching_network_is_drawn_by_its_stages():
         ["scaling", "Rescaling", "8×8×3", "–"],
         ["stage 1", "2 convolutions", "≤ 4 channels", "88% of the", "multiply-adds", "4×4", "48"],
         ["stage 2", "1 convolution", "≤ 6 channels", "11% of the", "multiply-adds", "2×2", "30"],
-        ["pool", "GlobalAveragePooling2D", "6", "–"],
+        ["pool", "global average", "pooling", "6", "–"],
         ["logits", "Dense", "2 units", "2", "12"],
     ]
 

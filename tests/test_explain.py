@@ -342,3 +342,8 @@ def test_an_explanation_in_words_names_answers_places_and_likeness():
         "The student answers HP (0.75); for SSA the piece at the lower right speaks most (+0.40), and its ranking of "
         "the pieces has a correlation of -1.00 with the teacher's."
     )
+    found.weights["teacher"] = {1: np.where(visible, np.linspace(-0.4, -0.1, 9), 9.0)}
+    assert explain.told(found, 1, ["HP", "SSA"]).startswith(
+        "The teacher answers SSA (0.80); no piece speaks for SSA, and the one at the upper left speaks most against it "
+        "(-0.40). The student"
+    )

@@ -107,6 +107,22 @@ def test_a_label_goes_below_its_point_where_one_of_like_cost_stands_above():
     assert offsets["scratch"] < 0 < offsets["kd"] and offsets["teacher"] > 0
 
 
+def test_of_many_students_those_of_the_question_are_named_and_the_others_where_they_are_on_the_frontier():
+    costs = {"flops": 2e6, "latency": 0.4, "bytes": 5e6}
+    found = {"student with KD": 0.73, "student without KD": 0.67, "RKD": 0.68, "CID": 0.74}
+    points = [
+        {"name": name, "role": name if "student" in name else "student, other methods", "quality": quality, **costs}
+        for name, quality in found.items()
+    ]
+    figure = cost_frontier({"quality": "test AUC", "latency": "ms", "points": points}, "made for tests")
+    named = {text.get_text() for text in figure.axes[0].texts}
+    assert named == {"student with KD", "student without KD", "CID"}
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "frontier", "student with KD", "student without KD", "student, other methods"
+    ]  # fmt: skip
+
+
 def test_the_table_has_a_line_for_each_model_and_the_size_of_its_file():
     rows = [
         {"model": name, "batch": batch, "threads": 1, "rounds": 3, "median": ms, "low": ms / 2, "high": 2 * ms}

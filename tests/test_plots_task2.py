@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from utils import plots
+from utils.metrics import mean_interval
 from utils.plots import base, task2
 
 matplotlib.use("agg")
@@ -53,7 +54,7 @@ FIGURES = {
     },
     "confident_mistakes": {
         "labels": LABELS,
-        "threshold": 0.4,
+        "thresholds": {"teacher": 0.5, "distilled": 0.4, "scratch": 0.3},
         "images": [
             {
                 "pixels": task2.picture(IMAGE),
@@ -129,9 +130,22 @@ def test_a_mistake_shows_votes_and_each_networks_answer(tmp_path):
     assert len(shown) == 10 and shown[0].get_title() == "SSA: 5 of 7 say SSA"
     answers = next(ax for ax in shown if ax.get_xlabel() == "P(SSA)")
     names = [tick.get_text() for tick in answers.get_yticklabels()]
-    found = {names[int(line.get_ydata()[0])]: line.get_xdata()[0] for line in answers.lines[:3]}
+    dots, ticks = ([line for line in answers.lines if len(line.get_xdata()) == n] for n in (1, 2))
+    found, limits = (
+        {names[round(np.mean(line.get_ydata()))]: line.get_xdata()[0] for line in lines} for lines in (dots, ticks)
+    )
     assert found == {"teacher": 0.9, "student with KD": 0.1, "student without KD": 0.5}
-    assert answers.lines[3].get_xdata()[0] == 0.4  # the threshold
+    assert limits == {"teacher": 0.5, "student with KD": 0.4, "student without KD": 0.3}  # each network's own
+
+
+def test_beside_the_temperatures_each_arm_without_one_has_its_interval(tmp_path):
+    for ax in published("temperature_panels", tmp_path).axes:
+        bars = {bar.get_label(): bar.lines[2][0].get_segments()[0] for bar in ax.containers}
+        assert set(bars) == {"teacher", "student without KD"}
+        low, high = mean_interval([0.9, 0.91])["low"], mean_interval([0.9, 0.91])["high"]
+        np.testing.assert_allclose(bars["teacher"][:, 1], [low, high])
+        places = [bar[0, 0] for bar in bars.values()]
+        assert min(places) > 64 and len(set(places)) == 2 and max(places) < ax.get_xlim()[1]
 
 
 def test_the_search_shows_the_interval_of_each_auc_that_was_tried():
@@ -160,7 +174,10 @@ def test_the_bars_of_all_kinds_of_layers_add_up_to_what_a_network_costs(tmp_path
         np.testing.assert_allclose(heights.sum(axis=0), totals)
         np.testing.assert_allclose(bottoms, np.cumsum(heights, axis=0) - heights)  # one on the other
         assert [tick.get_text() for tick in ax.get_xticklabels()] == ["teacher", "student"]
+        # an edge would cover a part of a few percent in a small bar
+        assert {bar.get_linewidth() * bar.get_edgecolor()[3] for bars in ax.containers for bar in bars} == {0}
     assert [ax.get_ylabel() for ax in figure.axes] == ["parameters", "FLOPs for one image"]
+    assert {ax.get_xlabel() for ax in figure.axes} == {"network"}
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == [
         "convolutions", "depthwise convolutions", "batch normalisation", "all other layers"

@@ -26,6 +26,7 @@ KINDS = {
     "dropout": (layers.Dropout,),
     "activation": (layers.Activation, layers.ReLU, layers.Softmax),
 }
+KIND_NAMES = {layers.GlobalAveragePooling2D: ["global average", "pooling"]}  # too long to be read on one line
 ACTIVATIONS = {"relu": "ReLU", "relu6": "ReLU6"}  # others are drawn under Keras's own names
 
 # All in inches, for a diagram in a figure of its own; one that is given smaller axes scales its text with them.
@@ -81,7 +82,7 @@ def _stages(model: keras.Model) -> dict[tuple, list]:
 
 
 def _box_of(layer) -> tuple[list[str], str, str, str]:
-    lines = [layer.name, type(layer).__name__, *_settings(layer)]
+    lines = [layer.name, *KIND_NAMES.get(type(layer), [type(layer).__name__]), *_settings(layer)]
     return lines, COLOURS[_kind(layer)], _shape(layer.output.shape), _parameters(layer.count_params())
 
 

@@ -284,20 +284,25 @@ def _place(explanation: Explanation, segment: int) -> str:
 
 
 def told(explanation: Explanation, label: int, class_names, limits: dict[str, float] | None = None) -> str:
-    """One explanation in words: what each model answers, which piece of the image speaks most for a class, and how
-    alike the other models weigh the pieces to the first one, the teacher. `limits` as in `figure_row`."""
+    """One explanation in words: what each model answers, which piece of the image speaks most for a class (or, where
+    none speaks for it, most against it), and how alike the other models weigh the pieces to the first one, the teacher.
+    `limits` as in `figure_row`."""
     first = next(iter(explanation.probabilities))
     sentences = []
     for name, found in explanation.probabilities.items():
         weights = explanation.of(name, label)
         strongest = int(np.where(explanation.visible, weights, -np.inf).argmax())
+        speaks = f"for {class_names[label]} the piece at the {_place(explanation, strongest)} speaks most"
+        if weights[strongest] <= 0:
+            strongest = int(np.where(explanation.visible, weights, np.inf).argmin())
+            speaks = (
+                f"no piece speaks for {class_names[label]}, and the one at the {_place(explanation, strongest)} "
+                "speaks most against it"
+            )
         answer = f"{class_names[found.argmax()]} ({found.max():.2f})"
         if limits:
             answer = f"{class_names[int(_called(found, limits[name]))]} (p({class_names[1]}) = {found[1]:.2f})"
-        sentence = (
-            f"The {name} answers {answer}; for {class_names[label]} the piece at the {_place(explanation, strongest)} "
-            f"speaks most ({weights[strongest]:+.2f})"
-        )
+        sentence = f"The {name} answers {answer}; {speaks} ({weights[strongest]:+.2f})"
         if name != first:
             both = (weights[explanation.visible], explanation.of(first, label)[explanation.visible])
             alike = explanation_agreement(*both)["rank_correlation"]

@@ -18,7 +18,11 @@ from utils.plots.base import (
     mean_and_seeds,
 )
 
-ROLES = {"teacher": (TEACHER, "s"), "assistant": (GREEN, "^"), "distilled": (DISTILLED, "o"), "scratch": (SCRATCH, "D")}
+ROLES = {"teacher": (TEACHER, "s"), "assistant": (GREEN, "P"), "distilled": (DISTILLED, "o"), "scratch": (SCRATCH, "D"),
+         "student with KD": (DISTILLED, "o"), "student without KD": (SCRATCH, "^"),
+         "student, other methods": (SKY, "v")}  # fmt: skip
+OTHERS = "student, other methods"  # smaller, and behind the students that the question is about
+MANY = ("distilled", OTHERS)  # roles of many points: only those on the frontier are named
 LINES = ((TEACHER, "-", "s"), (SCRATCH, "--", "D"), (BLUE, "-", "o"), (GREEN, "-.", "^"), (PURPLE, ":", "v"),
          (SKY, "-", "P"), (YELLOW, "--", "X"))  # fmt: skip
 
@@ -144,7 +148,8 @@ def cost_frontier(numbers, text):
     """Quality against FLOPs, latency and size, the frontier as a line and its points named.
 
     numbers: {"quality": axis label, "latency": axis label, "points": [{"name", "role": one of ROLES, "quality",
-    "flops", "latency" (ms), "bytes"; optional "low" and "high" of the quality, "latency_low" and "latency_high"}]}
+    "flops", "latency" (ms), "bytes"; optional "low" and "high" of the quality, "latency_low" and "latency_high"}]}.
+    The legend names the roles as they are called.
     """
     points = numbers["points"]
     qualities = [point["quality"] for point in points]
@@ -157,13 +162,14 @@ def cost_frontier(numbers, text):
         best = frontier(costs, qualities)
         ax.plot([costs[i] for i in best], [qualities[i] for i in best], color="0.6", lw=1.2, drawstyle="steps-post",
                 label="frontier")  # fmt: skip
-        labelled = [i for i, point in enumerate(points) if i in best or point["role"] != "distilled"]
+        labelled = [i for i, point in enumerate(points) if i in best or point["role"] not in MANY]
         named = set()  # roles that the legend has
         for i, point in enumerate(points):
             colour, marker = ROLES[point["role"]]
+            behind = {"ms": 4.5, "zorder": 2} if point["role"] == OTHERS else {"ms": 6, "zorder": 3}
             ax.errorbar(
                 costs[i], qualities[i], _error(point, "quality", "low", "high"),
-                _error(point, name, f"{name}_low", f"{name}_high", unit), fmt=marker, color=colour, ms=6, capsize=2,
+                _error(point, name, f"{name}_low", f"{name}_high", unit), fmt=marker, color=colour, capsize=2, **behind,
                 lw=1, mfc=colour if i in best else "white", label=None if point["role"] in named else point["role"],
             )  # fmt: skip
             named.add(point["role"])

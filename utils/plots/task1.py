@@ -203,16 +203,17 @@ def cost_by_layer(numbers, text):
     return figure
 
 
-def diagrams(*models, by_stage: bool = False):
-    """A drawing function for `publish`: block diagrams of models, one under the other, drawn from the models."""
+def diagrams(*models, by_stage: bool = False, names=()):
+    """A drawing function for `publish`: block diagrams of models, one under the other, drawn from the models. `names`,
+    one for each, stand in the titles in place of the models' own."""
     from utils import diagram  # late: it loads Keras, which the other pictures and the report do without
 
     draw_one = diagram.draw_stages if by_stage else diagram.draw_model
 
     def draw(_numbers, text):
         figure, axes = frame(len(models), 1, 15, 2.3 * len(models) + 0.4, text)
-        for ax, model in zip(axes[:, 0], models, strict=True):
-            draw_one(model, ax)
+        for ax, model, name in zip(axes[:, 0], models, names or [model.name for model in models], strict=True):
+            draw_one(model, ax, f"{name}: {model.count_params():,} parameters")
         return figure
 
     return draw

@@ -175,25 +175,24 @@ def transfer_grid(numbers, text):
 
 
 def temperature_panels(numbers, text):
-    """Metrics of the distilled student against T, dots for the seeds; teacher and student from scratch as lines.
+    """Metrics of the distilled student against T, dots for the seeds; beside them teacher and student from scratch,
+    which have no T: their means as lines, and their intervals apart, so that they cannot fall on each other.
 
-    "temperatures" [k]; panels: "unit", "distilled" [seeds][k], "teacher" and "scratch" [seeds]. The band and the
-    dotted lines are 95% intervals over seeds.
+    "temperatures" [k]; panels: "unit", "distilled" [seeds][k], "teacher" and "scratch" [seeds]. The band and the bars
+    are 95% intervals over seeds.
     """
     t, panels = numbers["temperatures"], numbers["panels"]
-    ends = [t[0] / 1.1, t[-1] * 1.1]
     figure, axes = frame(1, len(panels), 4.8 * len(panels), 4.2, text)
     for ax, panel in zip(axes[0], panels, strict=True):
         band(ax, t, panel["distilled"], DISTILLED, "student with KD", possible=(0, 1))
         for seed in panel["distilled"]:
             ax.plot(t, seed, ".", color=DISTILLED, alpha=0.5, ms=5)
-        for name, label in (("teacher", "teacher"), ("scratch", "student without KD")):
+        for place, (name, label) in enumerate((("teacher", "teacher"), ("scratch", "student without KD"))):
             found = mean_interval(panel[name])
-            ax.axhline(found["mean"], color=COLOUR[name], ls="--", lw=1.4, label=label)
-            for end in ("low", "high"):  # lines, since three bands over each other cannot be told apart
-                ax.axhline(found[end], color=COLOUR[name], ls=":", lw=1)
+            ax.axhline(found["mean"], color=COLOUR[name], ls="--", lw=1)
+            _interval_bar(ax, t[-1] * (1.5 + 0.7 * place), found, name, label=label)
         temperature_axis(ax, t)
-        ax.set(xlabel="temperature T", ylabel=panel["unit"], xlim=ends)
+        ax.set(xlabel="temperature T (logarithmic)", ylabel=panel["unit"], xlim=(t[0] / 1.2, t[-1] * 3))
     _legend_above(figure, axes[0, 0])
     return figure
 
@@ -202,7 +201,7 @@ def confident_mistakes(numbers, text):
     """The images that the student got wrong with most confidence: the label, its votes, and each network's P(SSA).
 
     images: "pixels" (a `picture`), "label", "votes" for SSA of seven, and "probabilities" {arm: P(SSA)}; "labels"
-    names the arms. The dotted line is the student's "threshold".
+    names the arms. A tick on each network's row is its own threshold, "thresholds" {arm: P(SSA)}.
     """
     images, columns = numbers["images"], 4
     rows = -(-len(images) // columns)
@@ -218,7 +217,7 @@ def confident_mistakes(numbers, text):
         above.set_title(f"{image['label']}: {image['votes']} of 7 say SSA", fontsize=10)
         for y, arm in enumerate(reversed(names)):
             below.plot(image["probabilities"][arm], y, MARKER[arm], color=COLOUR[arm], ms=7, clip_on=False)
-        below.axvline(numbers["threshold"], color="0.4", lw=0.8, ls=":")
+            below.plot([numbers["thresholds"][arm]] * 2, [y - 0.4, y + 0.4], color=COLOUR[arm], lw=1.2)
         below.set(xlim=(0, 1), ylim=(-0.6, len(names) - 0.4), xlabel="P(SSA)")
         below.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
         below.set_yticks(range(len(names)), [names[arm] for arm in reversed(names)] if k % columns == 0 else [])
@@ -239,13 +238,13 @@ def cost_by_kind(numbers, text):
         drawn = np.zeros(len(totals))
         for kind, (label, colour) in parts.items():
             values = [kinds.get(kind, {}).get(quantity, 0) for kinds in numbers["networks"].values()]
-            ax.bar(range(len(values)), values, 0.6, drawn, color=colour, ec="white", label=label)
+            ax.bar(range(len(values)), values, 0.6, drawn, color=colour, label=label)
             drawn += values
-        ax.bar(range(len(totals)), totals - drawn, 0.6, drawn, color="0.7", ec="white", label="all other layers")
+        ax.bar(range(len(totals)), totals - drawn, 0.6, drawn, color="0.7", label="all other layers")
         for x, total in enumerate(totals):
             ax.text(x, total + 0.015 * max(totals), f"{total / 1e6:,.4g} M", ha="center", va="bottom", weight="bold")
         ax.set_xticks(range(len(totals)), list(numbers["networks"]))
-        ax.set(ylabel=title, ylim=(0, 1.1 * max(totals)))
+        ax.set(xlabel="network", ylabel=title, ylim=(0, 1.1 * max(totals)))
         ax.yaxis.set_major_formatter(lambda value, _: f"{value / 1e6:g} M")
         ax.grid(False, axis="x")
     _legend_above(figure, axes[0, 0])
