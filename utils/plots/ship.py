@@ -18,10 +18,10 @@ from utils.plots.base import (
     mean_and_seeds,
 )
 
+OTHERS = "student, other methods"  # smaller, and behind the students that the question is about
 ROLES = {"teacher": (TEACHER, "s"), "assistant": (GREEN, "P"), "distilled": (DISTILLED, "o"), "scratch": (SCRATCH, "D"),
          "student with KD": (DISTILLED, "o"), "student without KD": (SCRATCH, "^"),
-         "student, other methods": (SKY, "v")}  # fmt: skip
-OTHERS = "student, other methods"  # smaller, and behind the students that the question is about
+         OTHERS: (SKY, "v")}  # fmt: skip
 MANY = ("distilled", OTHERS)  # roles of many points: only those on the frontier are named
 LINES = ((TEACHER, "-", "s"), (SCRATCH, "--", "D"), (BLUE, "-", "o"), (GREEN, "-.", "^"), (PURPLE, ":", "v"),
          (SKY, "-", "P"), (YELLOW, "--", "X"))  # fmt: skip
